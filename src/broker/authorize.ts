@@ -1,0 +1,80 @@
+/** Verb: may they. Policy's answer becomes a recorded decision; only a permit can become a Grant. */
+import type { Audience, Capability } from '../domain/capability.js'
+import { type Decision, denial, type PolicyRequest } from '../domain/decision.js'
+import { CurfewError } from '../domain/errors.js'
+import { newId, type TaskId } from '../domain/ids.js'
+import type { TaskAttestation } from '../domain/task.js'
+import type { Context } from '../ports.js'
+import type { BrokerDeps } from './deps.js'
+
+export interface Ask {
+  readonly attestation: TaskAttestation
+  readonly capability: Capability
+  readonly task: { readonly id: TaskId | null; readonly purpose: string; readonly labels: Readonly<Record<string, string>>; readonly owner: string | null; readonly depth: number }
+  readonly ttlSeconds: number | null
+  readonly proof: boolean
+}
+
+/** Throws `capability_unknown` for what does not exist. */
+export function capabilityNamed(deps: BrokerDeps, name: string, field: string): Capability {
+  const capability = deps.capabilities.get(name)
+  if (!capability) throw new CurfewError('capability_unknown', 'no such capability', { reason: 'capability_unknown', field })
+  return capability
+}
+
+export function audienceOf(deps: BrokerDeps, capability: Capability): Audience | null {
+  return capability.audience === null ? null : (deps.audiences.get(capability.audience) ?? null)
+}
+
+/** Policy's answer as a decision; denials carry their explanation. Nothing is recorded or thrown yet. */
+export function decide(deps: BrokerDeps, ask: Ask): Decision {
+  const now = deps.store.clock.now()
+  const request: PolicyRequest = {
+    attestation: ask.attestation,
+    capability: ask.capability,
+    audience: audienceOf(deps, ask.capability),
+    task: ask.task,
+    ttlSeconds: ask.ttlSeconds ?? ask.capability.ttlSeconds,
+    evidenceAgeSeconds: Math.max(0, Math.floor((now.getTime() - ask.attestation.evidenceAt.getTime()) / 1000)),
+    proof: ask.proof,
+  }
+  const answer = deps.policy.decide(request)
+  const explanation = answer.allowed || answer.fault ? null : deps.policy.explain(request)
+  return {
+    id: newId('decision'),
+    at: now,
+    allowed: answer.allowed,
+    identity: ask.attestation.identity,
+    issuer: ask.attestation.issuer,
+    capability: ask.capability.name,
+    task: ask.task.id,
+    policies: answer.policies,
+    digest: answer.digest,
+    obligations: answer.obligations,
+    reason: answer.allowed ? 'permitted' : (answer.fault ?? (explanation?.forbiddenBy.length ? 'forbidden' : 'no_permit')),
+    explanation,
+    attributes: { ...ask.attestation.attributes, strength: ask.attestation.strength, evidence_age: request.evidenceAgeSeconds, ttl: request.ttlSeconds, proof: request.proof },
+  }
+}
+
+/** A permit, or the recorded denial as an error. The permit itself is recorded by the transaction that acts on it. */
+export async function authorize(deps: BrokerDeps, ask: Ask, context: Context): Promise<Decision> {
+  const decision = decide(deps, ask)
+  deps.meter.decided(decision.allowed ? 'permitted' : 'denied', decision.reason)
+  if (decision.allowed) return decision
+  await deps.store.decisions.deny(decision, context)
+  throw denial(decision)
+}
+
+/** Runs `act`, and records a denial that the store found under its locks (a marker, a cut-off, a tombstone) like any other. */
+export async function recordingDenials<T>(deps: BrokerDeps, permit: Decision, context: Context, act: () => Promise<T>): Promise<T> {
+  try {
+    return await act()
+  } catch (error) {
+    if (!(error instanceof CurfewError) || error.code !== 'policy_denied' || error.facts.decision) throw error
+    const denied: Decision = { ...permit, id: newId('decision'), allowed: false, reason: error.facts.reason ?? 'denied_marker', policies: [] }
+    deps.meter.decided('denied', denied.reason)
+    await deps.store.decisions.deny(denied, context)
+    throw new CurfewError('policy_denied', error.message, { ...error.facts, decision: denied.id, identity: denied.identity }, { cause: error })
+  }
+}

@@ -1,0 +1,45 @@
+/** Owns the list of verbs: the broker is its deps bound to them, the one thing that HTTP, workers and tests hold. */
+import type { CredentialId } from '../domain/ids.js'
+import type { Reason, Selector } from '../domain/revocation.js'
+import type { CommitOptions } from '../ports.js'
+import type { BrokerDeps } from './deps.js'
+import { destroy } from './destroy.js'
+import { exchange } from './exchange.js'
+import { expireDue } from './expire.js'
+import { explain } from './explain.js'
+import { recognizeHolder } from './holder.js'
+import { credentialOfHolder, endTask, giveBack, heartbeat } from './holder-acts.js'
+import { introspect } from './introspect.js'
+import { issue } from './issue.js'
+import { openTask } from './open-task.js'
+import { reconcile } from './reconcile.js'
+import { revoke } from './revoke.js'
+import { acceptSignal, handleSignal } from './signal.js'
+import { sweep } from './sweep.js'
+
+type Bound<F> = F extends (deps: BrokerDeps, ...rest: infer A) => infer R ? (...rest: A) => R : never
+
+export function createBroker(deps: BrokerDeps) {
+  const bind = <F extends (deps: BrokerDeps, ...rest: never[]) => unknown>(verb: F) => ((...rest: never[]) => verb(deps, ...rest)) as Bound<F>
+  return {
+    openTask: bind(openTask),
+    exchange: bind(exchange),
+    recognizeHolder: bind(recognizeHolder),
+    issue: bind(issue),
+    heartbeat: bind(heartbeat),
+    endTask: bind(endTask),
+    credentialOfHolder: bind(credentialOfHolder),
+    giveBack: bind(giveBack),
+    introspect: bind(introspect),
+    explain: bind(explain),
+    acceptSignal: bind(acceptSignal),
+    revoke: (selector: Selector, reason: Reason, options: CommitOptions) => revoke(deps, selector, reason, options),
+    expireDue: bind(expireDue),
+    destroy: (id: CredentialId, version: number | null, signal: AbortSignal) => destroy(deps, id, version, signal),
+    handleSignal: bind(handleSignal),
+    sweep: bind(sweep),
+    reconcile: bind(reconcile),
+  }
+}
+
+export type Broker = ReturnType<typeof createBroker>

@@ -1,0 +1,165 @@
+/** Verb: issue. Write down what you are about to make, make it, write down that you made it, hand it over: in that order and no other. */
+import type { Credential } from '../domain/credential.js'
+import { Grant, type GrantTerms } from '../domain/decision.js'
+import { CurfewError } from '../domain/errors.js'
+import { newId } from '../domain/ids.js'
+import { byBroker } from '../domain/revocation.js'
+import type { Secret } from '../domain/secret.js'
+import type { Task } from '../domain/task.js'
+import type { Evidence } from '../domain/workload.js'
+import { fp } from '#failpoint'
+import type { Context, CredentialEngine, IntendOptions } from '../ports.js'
+import { audienceOf, authorize, capabilityNamed, recordingDenials } from './authorize.js'
+import type { BrokerDeps } from './deps.js'
+import type { Holder } from './holder.js'
+import { hurryExpiry } from './hurry.js'
+import { evidenceMarks, identify } from './identify.js'
+import { remembered } from './open-task.js'
+import { revoke } from './revoke.js'
+
+export interface CredentialAsk {
+  readonly capability: string
+  readonly ttlSeconds: number | null
+  /** Fresh evidence of the same identity, when the task's has grown too old. */
+  readonly evidence: Evidence | null
+  readonly idempotency: { readonly key: string; readonly hash: string } | null
+}
+
+export interface Issued {
+  readonly credential: Credential
+  readonly secret: Secret
+}
+
+/** Handed over within this of being settled, or revoked instead: a process that slept must not deliver (security.md 3.3). */
+const HAND_OVER_MS = 10_000
+
+/** One credential for the holder of a task. */
+export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk, requestId: string | null, signal: AbortSignal): Promise<Issued> {
+  const capability = capabilityNamed(deps, ask.capability, 'capability')
+  let task = holder.task
+  if (task.state !== 'open') throw new CurfewError('task_ended', 'this task has ended', { reason: task.state })
+  if (!task.capabilities.includes(capability.name)) {
+    throw new CurfewError('policy_denied', 'this task was not opened for that capability', { reason: 'not_declared', field: 'capability', next: 'open a task that declares it' })
+  }
+  const context: Context = { requestId, actor: { kind: 'workload', id: task.attestation.identity } }
+  const [proofMark] = holder.marks
+  if (!proofMark) throw new TypeError('a holder carries the mark of its proof')
+  if (ask.evidence) task = await attestAgain(deps, task, holder.jkt, ask.evidence, context, signal)
+
+  const age = (deps.store.clock.now().getTime() - task.attestation.evidenceAt.getTime()) / 1000
+  if (age > capability.maxEvidenceAgeSeconds) {
+    throw new CurfewError('attestation_stale', `the task's evidence is older than the ${capability.maxEvidenceAgeSeconds} seconds that this capability allows`, {
+      reason: 'evidence_stale',
+      next: 'send fresh evidence of the same identity as subject_token',
+    })
+  }
+  const decision = await authorize(
+    deps,
+    { attestation: task.attestation, capability, task: { ...task, depth: task.ancestors.length }, ttlSeconds: ask.ttlSeconds, proof: true },
+    context,
+  )
+  const grant = Grant.from(decision, termsOf(deps, { ...task, deadlineAt: task.deadlineAt }, capability.name, ask.ttlSeconds))
+  return issueGrant(deps, grant, { marks: [proofMark], context, ...(ask.idempotency ? { idempotency: ask.idempotency } : {}) }, signal)
+}
+
+/** The common road of all ways in: a grant, and what its transaction consumes and opens. */
+export async function issueGrant(deps: BrokerDeps, grant: Grant, options: IntendOptions, signal: AbortSignal): Promise<Issued> {
+  const began = performance.now()
+  const engine = engineFor(deps, grant.terms.capability.engine)
+  const { capability, attestation } = grant.terms
+  try {
+    const issued = await recordingDenials(deps, grant.decision, options.context, () =>
+      engine.local ? signAndRecord(deps, engine, grant, options, signal) : makeAndSettle(deps, engine, grant, options, signal),
+    )
+    await hurryExpiry(deps, issued.credential)
+    deps.meter.issued(capability.name, attestation.issuer, 'ok', (performance.now() - began) / 1000)
+    return issued
+  } catch (cause) {
+    deps.meter.issued(capability.name, attestation.issuer, 'failed', (performance.now() - began) / 1000)
+    throw cause
+  }
+}
+
+/** Local kinds: a signed secret without a committed row is garbage that nobody holds, so one transaction after signing is enough. */
+async function signAndRecord(deps: BrokerDeps, engine: CredentialEngine, grant: Grant, options: IntendOptions, signal: AbortSignal): Promise<Issued> {
+  const minted = await engine.mint(grant, null, signal)
+  return { credential: await deps.store.credentials.record(grant, minted, options), secret: minted.secret }
+}
+
+/** Kinds that live at a target. Whatever fails after `intend` ends in a revocation; what that cannot finish, the sweep will. */
+async function makeAndSettle(deps: BrokerDeps, engine: CredentialEngine, grant: Grant, options: IntendOptions, signal: AbortSignal): Promise<Issued> {
+  const { credentials } = deps.store
+  let credential = await credentials.intend(grant, options)
+  try {
+    await fp('issue.3')
+    const handle = engine.prepare ? await engine.prepare(grant, signal) : null
+    await fp('issue.4a')
+    if (handle) {
+      const recorded = await credentials.recordHandle(credential, handle)
+      if (!recorded) {
+        await engine.destroy({ ...credential, handle }, signal)
+        throw overtaken()
+      }
+      credential = recorded
+    }
+    await fp('issue.4b')
+    const minted = await engine.mint(grant, handle, signal)
+    await fp('issue.4c')
+    const active = await credentials.settle(credential, minted, options.context)
+    const settledAt = performance.now()
+    if (!active) {
+      await credentials.noteHandle(credential.id, minted.handle)
+      throw overtaken()
+    }
+    await fp('issue.5a')
+    await engine.extend?.(active, signal)
+    await fp('issue.5b')
+    if (performance.now() - settledAt > HAND_OVER_MS) throw new CurfewError('unavailable', 'it took too long to hand the credential over', { reason: 'handover_late' })
+    await fp('issue.6')
+    return { credential: active, secret: minted.secret }
+  } catch (cause) {
+    if (!(cause instanceof CurfewError)) deps.meter.engineFailed(engine.kind, 'issue')
+    // The caller hears the first cause.
+    await revoke(deps, { kind: 'credential', key: credential.id }, 'issuance_failed', { actor: byBroker('issue'), requestId: options.context.requestId }).catch(error =>
+      deps.log.warn({ err: error, credential: credential.id }, 'a failed issue is left to the sweep'),
+    )
+    throw cause
+  }
+}
+
+const overtaken = () => new CurfewError('task_ended', 'the credential was revoked while it was being made', { reason: 'overtaken' })
+
+/** Everything a Grant is clamped by, at database time. */
+export function termsOf(deps: BrokerDeps, task: Pick<Task, 'id' | 'ancestors' | 'attestation' | 'jkt' | 'deadlineAt'>, capabilityName: string, askedTtlSeconds: number | null): GrantTerms {
+  const capability = capabilityNamed(deps, capabilityName, 'capability')
+  return {
+    credential: newId('credential'),
+    capability,
+    engineClass: engineFor(deps, capability.engine).revocation,
+    audience: audienceOf(deps, capability),
+    task: task.id,
+    ancestors: task.ancestors,
+    attestation: task.attestation,
+    jkt: task.jkt,
+    askedTtlSeconds,
+    now: deps.store.clock.now(),
+    taskDeadline: task.deadlineAt,
+    issuerMaxTtlSeconds: deps.issuers.get(task.attestation.issuer)?.maxTtlSeconds ?? 0,
+  }
+}
+
+export function engineFor(deps: BrokerDeps, kind: string): CredentialEngine {
+  const engine = deps.engines.get(kind)
+  if (!engine) throw new TypeError(`no engine ${kind} was composed`)
+  return engine
+}
+
+async function attestAgain(deps: BrokerDeps, task: Task, jkt: string, evidence: Evidence, context: Context, signal: AbortSignal): Promise<Task> {
+  const attestation = await identify(deps, evidence, signal)
+  // Fresh evidence of another identity is another workload's: it cannot carry this task on (T44, T53).
+  if (attestation.identity !== task.attestation.identity) {
+    throw new CurfewError('attestation_refused', 'this evidence is of another workload than the task', { reason: 'identity_mismatch', field: 'subject_token' })
+  }
+  return deps.store.tasks.attest(task.id, remembered(attestation), await evidenceMarks(deps, attestation, jkt), context)
+}
+

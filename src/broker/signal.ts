@@ -1,0 +1,81 @@
+/** Verb: a risk signal arrives. It is recorded once, matched by configuration, and acted on in the caller's process; it can only shorten. */
+import { CurfewError } from '../domain/errors.js'
+import { newId, type SignalId } from '../domain/ids.js'
+import type { Revocation, Selector } from '../domain/revocation.js'
+import type { NewSignal, Signal, SignalSubject } from '../domain/signal.js'
+import type { BrokerDeps, SignalRule } from './deps.js'
+import { revoke } from './revoke.js'
+
+export type SignalReport = Omit<NewSignal, 'id' | 'source'>
+
+const SEVERITIES: readonly Signal['severity'][] = ['low', 'medium', 'high', 'critical']
+
+/** @param source authenticated by the caller. A repeat answers the first signal and acts on nothing again. */
+export async function acceptSignal(deps: BrokerDeps, source: string, report: SignalReport, requestId: string | null): Promise<Signal> {
+  await refuseOutOfScope(deps, source, report.subject)
+  const rule = deps.signals.rules.find(r => matches(r, source, report)) ?? null
+  const { signal, fresh } = await deps.store.signals.accept(
+    { ...report, id: newId('signal'), source },
+    { rule: rule?.name ?? null, act: rule?.act ?? null },
+    { requestId, actor: { kind: 'signal', id: source } },
+  )
+  if (!fresh || !signal.act) return signal
+  try {
+    return (await handleSignal(deps, signal.id)) ?? signal
+  } catch (error) {
+    deps.log.error({ err: error, signal: signal.id }, 'an accepted signal could not be acted on at once; a worker or the sweep will')
+    await deps.queue.enqueue({ name: 'signal', signal: signal.id })
+    return signal
+  }
+}
+
+/** Acts on an accepted signal; harmless when it was acted on already. */
+export async function handleSignal(deps: BrokerDeps, id: SignalId): Promise<Signal | null> {
+  const signal = await deps.store.signals.get(id)
+  if (!signal || signal.handledAt || !signal.act) return signal
+  let revocation: Revocation | null = null
+  if (signal.act.kind === 'revoke') {
+    revocation = await revoke(deps, selectorOf(signal.subject), 'risk_signal', { actor: { kind: 'signal', id: signal.source }, message: signal.detail ?? signal.type }).catch(unlessGone)
+  } else {
+    await deps.store.revocations.deny(
+      { ...signal.subject, seconds: signal.act.seconds, message: signal.detail },
+      { requestId: null, actor: { kind: 'signal', id: signal.source } },
+    )
+  }
+  await deps.store.signals.handled(id, revocation?.id ?? null)
+  return deps.store.signals.get(id)
+}
+
+/** A signal about something we never issued has nothing to end; the sender hears 202 all the same (P73). */
+function unlessGone(error: unknown): null {
+  if (error instanceof CurfewError && error.code === 'not_found') return null
+  throw error
+}
+
+function matches(rule: SignalRule, source: string, report: SignalReport): boolean {
+  if (rule.source !== undefined && rule.source !== source) return false
+  if (rule.type !== undefined && rule.type !== report.type) return false
+  return SEVERITIES.indexOf(report.severity) >= SEVERITIES.indexOf(rule.minSeverity)
+}
+
+/** A source speaks about identities of the trust issuers it is registered for, and about nothing else (P74). */
+async function refuseOutOfScope(deps: BrokerDeps, source: string, subject: SignalSubject): Promise<void> {
+  const issuers = deps.signals.sources.find(s => s.name === source)?.issuers ?? []
+  const issuer = await issuerOf(deps, subject)
+  if (issuer === null) return
+  if (!issuers.includes(issuer)) {
+    throw new CurfewError('forbidden', 'this source may not speak about that subject', { reason: 'signal_out_of_scope', field: 'subject' })
+  }
+}
+
+/** The trust issuer a subject belongs to; null when we know nothing of it, and so can end nothing. */
+async function issuerOf(deps: BrokerDeps, subject: SignalSubject): Promise<string | null> {
+  if (subject.kind === 'credential') return (await deps.store.credentials.get(subject.key as never))?.issuer ?? null
+  if (subject.kind === 'task') return (await deps.store.tasks.get(subject.key as never))?.attestation.issuer ?? null
+  const [task] = await deps.store.tasks.list({ identity: subject.key, limit: 1 })
+  return task?.attestation.issuer ?? null
+}
+
+function selectorOf(subject: SignalSubject): Selector {
+  return subject as Selector
+}

@@ -1,0 +1,64 @@
+/** Verb: sweep. Finds by rows alone everything that a lost job, a lost key or a dead process left behind. */
+import type { Credential } from '../domain/credential.js'
+import { byBroker } from '../domain/revocation.js'
+import type { BrokerDeps } from './deps.js'
+import { destroy } from './destroy.js'
+import { expireDue } from './expire.js'
+import { hurryAll } from './hurry.js'
+import { revoke } from './revoke.js'
+import { handleSignal } from './signal.js'
+
+const BATCH = 200
+/** Destructions of one engine in flight: a sick backend holds its own few and starves no other. */
+const PER_ENGINE = 8
+const DESTROY_MS = 15_000
+
+/** Closes under a lock, one replica at a time; destroys outside it, every replica what it can claim. */
+export async function sweep(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
+  await deps.store.withLock('sweep', () => closeAll(deps, signal))
+  await destroyDue(deps, signal)
+  deps.meter.swept()
+}
+
+async function closeAll(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
+  for (const task of await deps.store.tasks.due(BATCH)) {
+    if (signal.aborted) return
+    await revoke(deps, { kind: 'task', key: task.id }, task.reason, { actor: byBroker('sweep') })
+  }
+  await expireDue(deps, signal)
+  for (let full = true; full && !signal.aborted; ) {
+    const closed = await deps.store.credentials.closeOverdue(BATCH)
+    await hurryAll(deps, closed)
+    full = closed.length === BATCH
+  }
+  for (const due of await deps.store.signals.due(BATCH)) {
+    if (signal.aborted) return
+    await handleSignal(deps, due.id)
+  }
+  await deps.store.forget(5_000)
+}
+
+async function destroyDue(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
+  // One question an engine: a backend with thousands of failing rows must not fill the batch that another's single row is in.
+  await Promise.all(
+    [...deps.engines.keys()].map(async engine => inParallel(await deps.store.credentials.due(BATCH, engine), PER_ENGINE, c => destroyOne(deps, c, signal))),
+  )
+}
+
+async function destroyOne(deps: BrokerDeps, credential: Credential, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return
+  try {
+    await destroy(deps, credential.id, null, AbortSignal.any([signal, AbortSignal.timeout(DESTROY_MS)]))
+  } catch (error) {
+    deps.log.warn({ err: error, credential: credential.id }, 'the sweep leaves a credential to its next round')
+  }
+}
+
+async function inParallel<T>(items: readonly T[], width: number, act: (item: T) => Promise<void>): Promise<void> {
+  const queue = items.values()
+  await Promise.all(
+    Array.from({ length: Math.min(width, items.length) }, async () => {
+      for (const item of queue) await act(item)
+    }),
+  )
+}

@@ -1,0 +1,307 @@
+/** Owns the shape of the configuration: one strict schema, every variation a discriminated union, contradictions refused by path. */
+import { z } from 'zod'
+import type { Secret } from './domain/secret.js'
+
+const name = z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, 'must be lower-case letters, digits and -, starting with a letter')
+const capabilityName = z
+  .string()
+  .max(100)
+  .regex(/^[a-z][a-z0-9-]*(\/[a-z0-9][a-z0-9-]*)*$/, 'must be lower-case words joined by /, like db/orders-ro')
+const seconds = (min: number, max: number) => z.int().min(min).max(max)
+const text = (max: number) => z.string().min(1).max(max)
+const httpUrl = z.url({ protocol: /^https?$/ }).refine(u => !u.includes('#'), 'must have no fragment')
+const hostPort = z.string().regex(/^(\[[0-9a-f:]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, 'must be host:port')
+
+export const SECRET_REF = z.union([z.strictObject({ env: text(128) }), z.strictObject({ file: text(1024) })])
+export type SecretRef = z.infer<typeof SECRET_REF>
+
+export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => Secret) {
+  /** Secrets are named, not written. */
+  const secret = SECRET_REF.transform((ref, ctx) => resolve(ref, ctx))
+
+  const vaultAuth = z.discriminatedUnion('method', [
+    z.strictObject({ method: z.literal('token'), token: secret }),
+    z.strictObject({ method: z.literal('approle'), mount: text(100).default('approle'), roleId: text(200), secretId: secret }),
+    z.strictObject({ method: z.literal('kubernetes'), mount: text(100).default('kubernetes'), role: text(100), tokenFile: text(1024) }),
+    z.strictObject({ method: z.literal('jwt'), mount: text(100).default('jwt'), role: text(100), tokenFile: text(1024) }),
+  ])
+
+  const issuerCommon = {
+    name,
+    /** Ceiling on the life of anything issued on this issuer's word. */
+    maxTtlSeconds: seconds(5, 86_400).default(3_600),
+    owner: text(200).nullable().default(null),
+    enabled: z.boolean().default(true),
+  }
+
+  const keySource = z.union([
+    z.strictObject({ url: httpUrl }),
+    z.strictObject({ file: text(1024) }),
+    /** OpenID discovery at the issuer; `jwks_uri` must have the issuer's origin unless it is written here. */
+    z.strictObject({ discovery: z.literal(true), jwksOrigin: httpUrl.optional() }),
+  ])
+
+  const oidcIssuer = z.strictObject({
+    ...issuerCommon,
+    kind: z.literal('oidc'),
+    profile: z.enum(['github', 'kubernetes', 'generic']),
+    issuer: httpUrl,
+    keys: keySource.default({ discovery: true }),
+    /** Defaults to the server's own URL. */
+    audience: text(255).optional(),
+    /** Accept a token that names other audiences beside ours. */
+    allowOtherAudiences: z.boolean().default(false),
+    algs: z
+      .array(z.enum(['RS256', 'ES256', 'EdDSA', 'PS256', 'RS384', 'RS512', 'ES384']))
+      .min(1)
+      .default(['RS256']),
+    typ: z.array(z.string()).default(['JWT']),
+    /** Claims that must have one of these values: what pins a shared issuer to a tenant. */
+    pin: z.record(text(100), z.array(text(255)).min(1)).default({}),
+    replay: z.enum(['single_use', 'bounded', 'reusable']).optional(),
+    /** GitHub: events beside push, schedule, workflow_dispatch and release that may ask, by name. */
+    allowEvents: z.array(text(60)).default([]),
+    /** generic: the claims that make the identity, and those that policy may read. */
+    identityClaims: z.array(text(100)).min(1).default(['sub']),
+    attributeClaims: z.array(text(100)).max(32).default([]),
+    maxLifeSeconds: seconds(10, 86_400).default(3_600),
+    strength: z.union([z.literal(1), z.literal(2), z.literal(3)]).default(2),
+    /** Allows private addresses and http for this issuer's keys (a cluster's own API server). */
+    internal: z.boolean().default(false),
+    /** CA bundle (PEM) for the key server, when it is not a public one. */
+    caFile: text(1024).optional(),
+  })
+
+  const spiffeIssuer = z.strictObject({
+    ...issuerCommon,
+    kind: z.literal('spiffe'),
+    trustDomain: z
+      .string()
+      .max(255)
+      .regex(/^[a-z0-9._-]+$/),
+    audience: text(255).optional(),
+    bundle: z.union([
+      z.strictObject({ file: text(1024) }),
+      z.strictObject({ endpoint: httpUrl, profile: z.literal('https_web') }),
+      z.strictObject({ endpoint: httpUrl, profile: z.literal('https_spiffe'), serverId: text(2048), bootstrapFile: text(1024) }),
+    ]),
+    /** Path prefixes that may ask at all, on segment boundaries; empty means all of the trust domain. */
+    paths: z.array(z.string().regex(/^(\/[A-Za-z0-9._-]+)+$/)).default([]),
+    maxLifeSeconds: seconds(10, 86_400).default(3_600),
+    internal: z.boolean().default(false),
+  })
+
+  const registeredIssuer = z.strictObject({
+    ...issuerCommon,
+    kind: z.literal('registered'),
+    agents: z
+      .array(
+        z.strictObject({
+          name,
+          owner: text(200),
+          /** Public JWK, inline or in a file. */
+          key: z.union([z.strictObject({ file: text(1024) }), z.strictObject({ jwk: z.record(z.string(), z.unknown()) })]),
+          labels: z.record(name, text(200)).default({}),
+        }),
+      )
+      .min(1),
+    maxLifeSeconds: seconds(10, 600).default(300),
+  })
+
+  const audience = z.strictObject({
+    name,
+    uri: httpUrl,
+    senderConstrained: z.boolean().default(true),
+    alg: z.enum(['ES256', 'RS256']).default('ES256'),
+    /** How the resource server authenticates to introspection (HTTP Basic: its name and this). Without it, it cannot ask. */
+    secret: secret.optional(),
+  })
+
+  const capability = z.strictObject({
+    name: capabilityName,
+    summary: text(300),
+    engine: z.enum(['jwt', 'vault-database', 'memory']),
+    parameters: z.record(z.string(), z.unknown()).default({}),
+    audience: name.optional(),
+    scopes: z
+      .array(
+        z
+          .string()
+          .regex(/^[\x21\x23-\x5B\x5D-\x7E]+$/)
+          .max(100),
+      )
+      .max(32)
+      .default([]),
+    ttlSeconds: seconds(5, 3_600).default(300),
+    maxTtlSeconds: seconds(5, 43_200).default(3_600),
+    maxEvidenceAgeSeconds: seconds(10, 86_400).default(900),
+    sensitivity: z.enum(['low', 'medium', 'high']).default('medium'),
+    intent: z.enum(['read', 'write', 'destructive']),
+    maxLive: z.int().min(1).max(1_000_000).default(1_000),
+  })
+
+  const signals = z.strictObject({
+    sources: z
+      .array(
+        z.strictObject({
+          name,
+          secret,
+          /** Trust issuers about whose identities this source may speak; a signal about others is refused. */
+          issuers: z.array(name).min(1),
+          /** Signals older than this are refused as replays. */
+          maxAgeSeconds: seconds(10, 3_600).default(300),
+        }),
+      )
+      .default([]),
+    rules: z
+      .array(
+        z.strictObject({
+          name,
+          source: name.optional(),
+          type: text(100).optional(),
+          minSeverity: z.enum(['low', 'medium', 'high', 'critical']).default('low'),
+          act: z.discriminatedUnion('kind', [
+            z.strictObject({ kind: z.literal('revoke') }),
+            z.strictObject({ kind: z.literal('deny'), seconds: seconds(10, 604_800) }),
+          ]),
+        }),
+      )
+      .default([]),
+  })
+
+  const shape = z.strictObject({
+    /** `dev` admits memory kinds, http and loopback; never say it in production. */
+    mode: z.enum(['production', 'dev']).default('production'),
+    server: z.strictObject({
+      /** The public URL: issuer of every token, audience of evidence, base of every `htu`. */
+      url: httpUrl.refine(u => !u.endsWith('/'), 'must not end in /'),
+      listen: hostPort.default('127.0.0.1:8787'),
+      /** Metrics and verbose health; never public. */
+      internal: hostPort.default('127.0.0.1:8786'),
+      maxConnections: z.int().min(10).max(100_000).default(5_000),
+    }),
+    store: z.discriminatedUnion('kind', [
+      z.strictObject({ kind: z.literal('postgres'), url: secret, maxConnections: z.int().min(2).max(200).default(16), caFile: text(1024).optional() }),
+      z.strictObject({ kind: z.literal('pglite'), dir: text(1024) }),
+      z.strictObject({ kind: z.literal('memory') }),
+    ]),
+    queue: z.discriminatedUnion('kind', [
+      z.strictObject({ kind: z.literal('redis'), url: secret, prefix: name.default('curfew') }),
+      z.strictObject({ kind: z.literal('memory') }),
+    ]),
+    signer: z.discriminatedUnion('kind', [
+      /** 32 random bytes, base64, kept outside the data directory. */
+      z.strictObject({ kind: z.literal('sealed'), masterKey: secret, publishAheadSeconds: seconds(0, 86_400).default(600) }),
+      z.strictObject({ kind: z.literal('transit'), mount: text(100).default('transit'), key: text(100), publishAheadSeconds: seconds(0, 86_400).default(600) }),
+    ]),
+    vault: z
+      .strictObject({
+        address: httpUrl,
+        namespace: text(200).optional(),
+        caFile: text(1024).optional(),
+        /** The token role under which per-issuance tokens are made. */
+        tokenRole: text(100).default('curfew'),
+        issuer: vaultAuth,
+        revoker: vaultAuth,
+        reconciler: vaultAuth.optional(),
+      })
+      .optional(),
+    issuers: z.array(z.discriminatedUnion('kind', [oidcIssuer, spiffeIssuer, registeredIssuer])).min(1),
+    audiences: z.array(audience).default([]),
+    capabilities: z.array(capability).min(1),
+    policies: z.strictObject({ dir: text(1024) }),
+    signals: signals.default({ sources: [], rules: [] }),
+    tasks: z
+      .strictObject({
+        maxLifeSeconds: seconds(10, 86_400).default(21_600),
+        defaultLifeSeconds: seconds(10, 86_400).default(3_600),
+        heartbeatSeconds: seconds(1, 600).default(15),
+      })
+      .default({ maxLifeSeconds: 21_600, defaultLifeSeconds: 3_600, heartbeatSeconds: 15 }),
+    timers: z
+      .strictObject({
+        sweepMs: z.int().min(50).max(86_400_000).default(5_000),
+        reconcileMs: z.int().min(200).max(86_400_000).default(60_000),
+        pollMs: z.int().min(50).max(60_000).default(1_000),
+        /** The dead man's switch of a per-issuance Vault token. */
+        issuanceTokenSeconds: seconds(3, 90).default(90),
+      })
+      .default({ sweepMs: 5_000, reconcileMs: 60_000, pollMs: 1_000, issuanceTokenSeconds: 90 }),
+    log: z.strictObject({ level: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info') }).default({ level: 'info' }),
+  })
+
+  return shape.superRefine((config, ctx) => {
+    const refuse = (path: (string | number)[], message: string) => ctx.addIssue({ code: 'custom', path, message })
+    const unique = (list: readonly { name: string }[], at: string) => {
+      const seen = new Set<string>()
+      for (const [i, item] of list.entries()) {
+        if (seen.has(item.name)) refuse([at, i, 'name'], `is used twice: ${item.name}`)
+        seen.add(item.name)
+      }
+      return seen
+    }
+    const issuers = unique(config.issuers, 'issuers')
+    const audiences = unique(config.audiences, 'audiences')
+    unique(config.capabilities, 'capabilities')
+    const sources = unique(config.signals.sources, 'signals.sources')
+
+    if (config.mode === 'production') {
+      if (!config.server.url.startsWith('https://')) refuse(['server', 'url'], 'must be https outside dev mode')
+      if (config.store.kind === 'memory') refuse(['store', 'kind'], 'memory is for dev, demo and tests: it forgets every revocation at exit')
+      if (config.queue.kind === 'memory') refuse(['queue', 'kind'], 'memory is for dev, demo and tests')
+    }
+    const uris = new Map<string, number>()
+    for (const [i, a] of config.audiences.entries()) {
+      if (uris.has(a.uri)) refuse(['audiences', i, 'uri'], `is registered twice: ${a.uri}`)
+      uris.set(a.uri, i)
+      if (a.uri === config.server.url) refuse(['audiences', i, 'uri'], 'is the server itself: task tokens would pass for access tokens')
+    }
+    const keyOf = new Map<string, number>()
+    for (const [i, issuer] of config.issuers.entries()) {
+      const key = issuer.kind === 'oidc' ? issuer.issuer : issuer.kind === 'spiffe' ? `spiffe://${issuer.trustDomain}` : `registered:${issuer.name}`
+      if (keyOf.has(key)) refuse(['issuers', i], `is registered twice: ${key}`)
+      keyOf.set(key, i)
+      if (issuer.kind === 'oidc') {
+        const shared = sharedIssuer(issuer.issuer)
+        if (shared && !shared.some(claim => issuer.pin[claim])) {
+          refuse(['issuers', i, 'pin'], `this issuer serves many tenants: pin one of ${shared.join(', ')}, or anybody with an account there may ask`)
+        }
+        if (config.mode === 'production' && !issuer.internal && !issuer.issuer.startsWith('https://'))
+          refuse(['issuers', i, 'issuer'], 'must be https unless the issuer is marked internal')
+      }
+      if (issuer.kind === 'registered') unique(issuer.agents, `issuers.${i}.agents`)
+    }
+    for (const [i, c] of config.capabilities.entries()) {
+      if (c.audience !== undefined && !audiences.has(c.audience)) refuse(['capabilities', i, 'audience'], `names no audience: ${c.audience}`)
+      if (c.engine === 'jwt' && c.audience === undefined) refuse(['capabilities', i, 'audience'], 'the jwt engine needs an audience')
+      if (c.ttlSeconds > c.maxTtlSeconds) refuse(['capabilities', i, 'ttlSeconds'], 'is above maxTtlSeconds')
+      if (c.engine === 'memory' && config.mode === 'production') refuse(['capabilities', i, 'engine'], 'memory is for dev, demo and tests')
+      if (c.engine === 'vault-database' && !config.vault) refuse(['vault'], `is needed by capability ${c.name}`)
+    }
+    if (config.signer.kind === 'transit' && !config.vault) refuse(['vault'], 'is needed by signer.kind transit')
+    for (const [i, s] of config.signals.sources.entries()) {
+      for (const [j, n] of s.issuers.entries()) if (!issuers.has(n)) refuse(['signals', 'sources', i, 'issuers', j], `names no trust issuer: ${n}`)
+    }
+    for (const [i, r] of config.signals.rules.entries()) {
+      if (r.source !== undefined && !sources.has(r.source)) refuse(['signals', 'rules', i, 'source'], `names no signal source: ${r.source}`)
+    }
+  })
+}
+
+export type Config = z.output<ReturnType<typeof configSchema>>
+export type IssuerConfig = Config['issuers'][number]
+export type OidcIssuerConfig = Extract<IssuerConfig, { kind: 'oidc' }>
+export type SpiffeIssuerConfig = Extract<IssuerConfig, { kind: 'spiffe' }>
+export type RegisteredIssuerConfig = Extract<IssuerConfig, { kind: 'registered' }>
+export type VaultConfig = NonNullable<Config['vault']>
+export type VaultAuth = VaultConfig['issuer']
+
+/** The claims of which one must be pinned before an issuer that signs for everybody may load (T33, P9). Null: one tenant only. */
+function sharedIssuer(issuer: string): readonly string[] | null {
+  if (/^https:\/\/token\.actions\.githubusercontent\.com(\/|$)/.test(issuer)) return ['repository_id', 'repository_owner_id', 'enterprise_id']
+  if (issuer === 'https://gitlab.com') return ['namespace_id', 'project_id']
+  if (issuer === 'https://agent.buildkite.com') return ['organization_id', 'organization_slug']
+  if (issuer === 'https://accounts.google.com') return ['google.compute_engine.project_id', 'sub', 'email']
+  if (/^https:\/\/(sts\.windows\.net|login\.microsoftonline\.com)\//.test(issuer)) return ['tid', 'oid']
+  return null
+}

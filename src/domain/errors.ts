@@ -1,0 +1,53 @@
+/** Owns the inner vocabulary of failure: one class, a closed set of codes, no word of HTTP. */
+export const ERROR_CODES = [
+  'malformed',
+  'attestation_refused',
+  'attestation_stale',
+  'proof_refused',
+  'policy_denied',
+  'approval_needed',
+  'capability_unknown',
+  'target_unknown',
+  'task_ended',
+  'not_found',
+  'forbidden',
+  'conflict',
+  'rate_limited',
+  'engine_failed',
+  'unavailable',
+] as const
+export type ErrorCode = (typeof ERROR_CODES)[number]
+
+/** What the caller may be told beside the message. Facts are fields, never buried in prose. */
+export interface ErrorFacts {
+  /** Stable sub-reason, e.g. `replayed` or `audience_mismatch`; also the reason in the audit row. */
+  readonly reason?: string
+  /** The offending field of a body, header, claim or configuration, as a dotted path. */
+  readonly field?: string
+  readonly decision?: string
+  readonly nearestRule?: { readonly id: string; readonly held: number; readonly of: number }
+  /** The caller's own claim and the caller's own value; never the policy's. */
+  readonly failed?: readonly { readonly claim: string; readonly actual: string | null }[]
+  readonly identity?: string
+  /** One sentence: what the caller can do next. */
+  readonly next?: string
+  readonly retryAfterSeconds?: number
+}
+
+/** A refusal with a reason the caller may hear. `message` never quotes input or tokens; the private story is the `cause`, which is only logged. */
+export class CurfewError extends Error {
+  override readonly name = 'CurfewError'
+  constructor(
+    readonly code: ErrorCode,
+    message: string,
+    readonly facts: ErrorFacts = {},
+    options: { cause?: unknown } = {},
+  ) {
+    super(message, options)
+  }
+}
+
+/** Thrown by an engine when trying again cannot help: the row is `stuck` at once, and the slow retries go on all the same. */
+export class PermanentError extends Error {
+  override readonly name = 'PermanentError'
+}

@@ -1,0 +1,85 @@
+/** Owns the one committed act that ends things: selector, reason, actor, time. */
+import type { CredentialId, RevocationId, TaskId } from './ids.js'
+import type { TaskState } from './task.js'
+
+/** The kinds that a feed entry can name (architecture.md section 7). */
+export const SELECTOR_KINDS = ['credential', 'task', 'identity', 'issuer', 'key', 'capability', 'all'] as const
+export type SelectorKind = (typeof SELECTOR_KINDS)[number]
+
+export type Selector =
+  | { readonly kind: 'credential'; readonly key: CredentialId }
+  | { readonly kind: 'task'; readonly key: TaskId }
+  /** A scope: ends what was issued at or before the cut-off, which is the commit's own time unless an earlier one is given. */
+  | { readonly kind: 'identity' | 'issuer' | 'key' | 'capability'; readonly key: string; readonly issuedBefore?: Date }
+  | { readonly kind: 'all'; readonly key: '*'; readonly issuedBefore?: Date }
+
+export const REASONS = [
+  'completed',
+  'cancelled',
+  'expired',
+  'deadline',
+  'heartbeat_missed',
+  'parent_ended',
+  'risk_signal',
+  'requested',
+  'holder_revoked',
+  'issuance_failed',
+  'lost_upstream',
+  'orphan',
+] as const
+export type Reason = (typeof REASONS)[number]
+
+/** Who acted. `id` is an operator, task, signal source or part of the broker. */
+export interface Actor {
+  readonly kind: 'holder' | 'operator' | 'signal' | 'broker'
+  readonly id: string
+}
+
+export const byBroker = (part: string): Actor => ({ kind: 'broker', id: part })
+
+export interface Revocation {
+  readonly id: RevocationId
+  /** Commit-ordered: a reader that has seen `seq` never meets a smaller one later. */
+  readonly seq: number
+  readonly selector: Selector
+  readonly reason: Reason
+  readonly actor: Actor
+  /** For people: an incident number, a sentence. */
+  readonly message: string | null
+  /** From here on introspection and issuing refuse. Database time. */
+  readonly at: Date
+  /** How many rows moved to `revoking` inside the commit. */
+  readonly credentials: number
+  readonly tasks: number
+}
+
+/** What a verifier needs to know of a revocation. */
+export interface FeedEntry {
+  readonly seq: number
+  readonly kind: SelectorKind
+  readonly key: string
+  /** Mandatory for the scopes: refuses `iat <= issuedBefore`. */
+  readonly issuedBefore: Date | null
+  readonly until: Date
+}
+
+/** How a task is called after it was ended for a reason. */
+export function taskStateAfter(reason: Reason): Exclude<TaskState, 'open'> {
+  switch (reason) {
+    case 'completed':
+      return 'completed'
+    case 'cancelled':
+      return 'cancelled'
+    case 'expired':
+    case 'deadline':
+    case 'heartbeat_missed':
+      return 'expired'
+    default:
+      return 'revoked'
+  }
+}
+
+/** Reasons that mean harm: the job run is tombstoned, so that a live runner cannot mint fresh evidence and open a new task. */
+export function isForCause(reason: Reason): boolean {
+  return reason === 'risk_signal' || reason === 'requested'
+}

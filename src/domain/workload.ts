@@ -1,0 +1,56 @@
+/** Owns what we believe about a caller after verifying its evidence: normalised, immutable, free of the provider's own format. */
+import type { IdentityId, IssuerId } from './ids.js'
+
+export type AttestorKind = 'oidc' | 'spiffe' | 'registered'
+
+/** What a workload presents, not yet believed. The type is the caller's claim about the format (RFC 8693 section 3). */
+export interface Evidence {
+  readonly type: 'jwt'
+  readonly token: string
+}
+
+/**
+ * How much the evidence is worth. Policy reads it as a number so that it can say "at least".
+ * 1 a registered key (whoever holds it), 2 a platform's word about a shared runtime, 3 a platform's word about one workload.
+ */
+export type Strength = 1 | 2 | 3
+
+/** Flat, typed facts that policy reads. Numbers are whole. */
+export type Attributes = Readonly<Record<string, string | number | boolean | readonly string[]>>
+
+/** How often one piece of evidence may be used (standards.md 2.2.4). */
+export type ReplayMode = 'single_use' | 'bounded' | 'reusable'
+
+/** A one-time thing that a transaction consumes: unique by namespace and id until it cannot be presented any more. */
+export interface Mark {
+  readonly namespace: string
+  readonly id: string
+  readonly until: Date
+  /** For `bounded` evidence: the proof key that may present it again. Another holder of the same mark is refused. */
+  readonly holder?: string
+}
+
+export interface Attestation {
+  /** The configured name of the trust issuer, and its id. */
+  readonly issuer: string
+  readonly issuerId: IssuerId
+  readonly kind: AttestorKind
+  /** The provider profile that shaped the attributes: `github`, `kubernetes`, `generic`, `spiffe`, `registered`. */
+  readonly profile: string
+  /** The workload identity as a URI: issuer plus immutable key, e.g. `github:repository_id=456789` or a SPIFFE ID. */
+  readonly identity: string
+  readonly identityId: IdentityId
+  readonly owner: string | null
+  readonly attributes: Attributes
+  readonly strength: Strength
+  /** When the evidence was made (`iat`), and when it ends. */
+  readonly evidenceAt: Date
+  readonly expiresAt: Date
+  readonly replay: ReplayMode
+  /** To be consumed by the transaction that acts on this evidence; absent for `reusable`. */
+  readonly mark: Mark | null
+  /** The job run, if the provider names one: what a tombstone refuses. */
+  readonly run: string | null
+  /** SHA-256 of the decoded evidence, for the audit row; never the evidence. */
+  readonly digest: string
+}

@@ -1,0 +1,322 @@
+/**
+ * Owns every place where one deployment differs from another, each with what its implementer MUST do.
+ * One conformance suite per port runs over every implementation (test/conformance/).
+ */
+import type { JWK, JWTPayload } from 'jose'
+import type { AuditEvent, AuditKind, AuditRow } from './domain/audit.js'
+import type { RevocationClass } from './domain/capability.js'
+import type { Claim, Credential, CredentialState, Handle, Probe } from './domain/credential.js'
+import type { Decision, Explanation, Grant, PolicyAnswer, PolicyRequest } from './domain/decision.js'
+import type { CredentialId, DecisionId, OperatorId, PolicyId, RevocationId, SignalId, TaskId } from './domain/ids.js'
+import type { Operator, Role } from './domain/operator.js'
+import type { Actor, FeedEntry, Reason, Revocation, Selector, SelectorKind } from './domain/revocation.js'
+import type { Secret } from './domain/secret.js'
+import type { NewSignal, Signal, SignalAct } from './domain/signal.js'
+import type { NewTask, Task, TaskAttestation } from './domain/task.js'
+import type { Attestation, AttestorKind, Evidence, Mark } from './domain/workload.js'
+
+export type Awaitable<T> = T | Promise<T>
+
+/**
+ * Verifies one kind of evidence. `recognizes` chooses on unverified text, by exact look-up in registered issuers, and MUST NOT
+ * touch the network; `attest` believes only what it verified, and throws CurfewError(attestation_refused) with a `reason` otherwise.
+ */
+export interface Attestor {
+  readonly kind: AttestorKind
+  recognizes(evidence: Evidence): boolean
+  attest(evidence: Evidence, signal: AbortSignal): Promise<Attestation>
+}
+
+/** Decides. MUST deny on any evaluation error or thrown call, and MUST NOT do I/O while deciding. */
+export interface PolicyEngine {
+  readonly digest: PolicyId
+  decide(request: PolicyRequest): PolicyAnswer
+  /** Only for denials: the nearest permit and the first of the caller's own claims that differs. */
+  explain(request: PolicyRequest): Explanation
+  /** Reads the files again. Atomic: a set that does not validate changes nothing and throws CurfewError(malformed). */
+  reload(): Promise<PolicyId>
+}
+
+export interface Minted {
+  readonly secret: Secret
+  /** What to add to the handle (a lease id, a role oid). */
+  readonly handle: Handle
+  /** The target's own end of life when it is earlier than the grant's. */
+  readonly expiresAt: Date | null
+  /** The signing key, for kinds that are signed. */
+  readonly kid: string | null
+}
+
+/**
+ * Makes, destroys and probes one kind of credential. Nothing it throws may hold a secret.
+ * `local` engines make it by pure computation: they have no `prepare`, `mint` leaves nothing behind, so that a minted secret without
+ * a committed row is garbage. All others MUST make everything reachable from the handle that `prepare` returned before `mint` acts.
+ */
+export interface CredentialEngine {
+  readonly kind: string
+  readonly revocation: RevocationClass
+  readonly local: boolean
+  /** Throws CurfewError(malformed) naming the field when these capability parameters cannot work. Called at load. */
+  check(parameters: unknown): void
+  prepare?(grant: Grant, signal: AbortSignal): Promise<Handle>
+  mint(grant: Grant, handle: Handle | null, signal: AbortSignal): Promise<Minted>
+  /** Lifts the dead man's switch once the row is `active`. Failure means: revoke. */
+  extend?(credential: Credential, signal: AbortSignal): Promise<void>
+  /** Idempotent: what is gone counts as destroyed. Throws when the backend did not say so plainly. */
+  destroy(credential: Credential, signal: AbortSignal): Promise<void>
+  /** Looks at the target, not at our own records. */
+  probe(credential: Credential, signal: AbortSignal): Promise<Probe>
+}
+
+/** What exists upstream under our name, for reconcile: by metadata or by lease, with its age. */
+export interface UpstreamThing {
+  readonly kind: 'accessor' | 'lease' | 'role'
+  readonly ref: string
+  readonly credential: CredentialId | null
+  readonly ageSeconds: number
+}
+
+/** An engine whose upstream can be listed. Listing MUST be complete or throw. */
+export interface Reconcilable {
+  readonly engine: string
+  list(signal: AbortSignal): Promise<readonly UpstreamThing[]>
+  destroyUpstream(thing: UpstreamThing, signal: AbortSignal): Promise<void>
+}
+
+export type SigningAlg = 'ES256' | 'RS256'
+/** One key per token class, so that no token of one class can pass as another. Only `access` keys are published. */
+export type KeyClass = 'access' | 'task'
+
+/** Signs what we made ourselves. MUST NOT export private keys; `kid` is the RFC 7638 thumbprint. */
+export interface Signer {
+  sign(keyClass: KeyClass, typ: string, claims: JWTPayload, alg: SigningAlg): Promise<{ token: string; kid: string }>
+  /** Public keys that verifiers may meet: current, next, and retired ones whose last token may live. */
+  jwks(keyClass: KeyClass): Awaitable<{ keys: JWK[] }>
+}
+
+/** Only the database's time decides; this is the process's best knowledge of it. MUST throw CurfewError(unavailable) when it has none. */
+export interface Clock {
+  now(): Date
+}
+
+/** Early refusal and standalone consumption of one-time things. `claim` is atomic across replicas: exactly one caller wins. */
+export interface ReplayGuard {
+  /** Look only: true when it was consumed by another holder. */
+  seen(mark: Mark): Promise<boolean>
+  /** Consumes outside any other transaction (a proof on a read). Throws CurfewError(proof_refused | attestation_refused) on a repeat. */
+  claim(marks: readonly Mark[]): Promise<void>
+}
+
+/** Who asked, for the audit row of the same transaction. */
+export interface Context {
+  readonly requestId: string | null
+  readonly actor: Actor | { readonly kind: 'workload' | 'stranger'; readonly id: string }
+}
+
+/**
+ * Every method of the stores is one transaction and writes its own audit rows in it; every transition is compare-and-set; time is
+ * the store's own. Methods that consume marks do so in sorted order in the same transaction, and a repeat refuses the whole.
+ */
+export interface TaskStore {
+  /** Refuses with `policy_denied` (reason `tombstoned`, `denied_marker`, `cut_off`) or `task_ended` (parent) under the cut-off lock. */
+  open(task: NewTask, decisions: readonly Decision[], marks: readonly Mark[], context: Context): Promise<Task>
+  get(id: TaskId): Promise<Task | null>
+  list(filter: TaskFilter): Promise<readonly Task[]>
+  /** Throws `task_ended` when it is not open any more. */
+  heartbeat(id: TaskId, marks: readonly Mark[], context: Context): Promise<Task>
+  /** Fresh evidence under the same identity. */
+  attest(id: TaskId, attestation: TaskAttestation, marks: readonly Mark[], context: Context): Promise<Task>
+  /** Open tasks past their deadline, or silent too long: to be ended by one revocation each. */
+  due(limit: number): Promise<readonly { id: TaskId; reason: 'deadline' | 'heartbeat_missed' }[]>
+}
+
+export interface TaskFilter {
+  readonly identity?: string
+  readonly state?: Task['state']
+  readonly limit: number
+}
+
+export interface CredentialFilter {
+  readonly task?: TaskId
+  readonly identity?: string
+  readonly capability?: string
+  readonly state?: CredentialState | 'live'
+  /** Those that this act ended. */
+  readonly revocation?: RevocationId
+  /** HMAC-sealed digest as stored; see `digestOf`. */
+  readonly digest?: string
+  readonly after?: CredentialId
+  readonly limit: number
+}
+
+export interface IntendOptions {
+  readonly marks: readonly Mark[]
+  readonly context: Context
+  /** Opens this task in the same transaction; the grant is for it. */
+  readonly open?: { readonly task: NewTask; readonly decisions: readonly Decision[] }
+  /** Scoped to the task: same key and same request hash closes the earlier credential; another hash is `conflict`. */
+  readonly idempotency?: { readonly key: string; readonly hash: string }
+}
+
+export interface CredentialStore {
+  /**
+   * Under the shared cut-off lock: task and ancestors FOR SHARE and open; no marker, tombstone or cut-off at or after `iat`; live
+   * count below the capability's cap (`rate_limited`); consume marks; insert `pending`.
+   */
+  intend(grant: Grant, options: IntendOptions): Promise<Credential>
+  /** The same checks for local kinds, and `active` at once: the one transaction after signing. */
+  record(grant: Grant, minted: Minted, options: IntendOptions): Promise<Credential>
+  /** Compare-and-set on `pending` and version. False: it was overtaken; destroy what was made and stop. */
+  recordHandle(credential: Credential, handle: Handle): Promise<Credential | null>
+  /** A late handle of an overtaken credential: noted in any state, never a transition. */
+  noteHandle(id: CredentialId, handle: Handle): Promise<void>
+  /** `pending → active` with all checks of `intend` again. Null: overtaken. */
+  settle(credential: Credential, minted: Minted, context: Context): Promise<Credential | null>
+  get(id: CredentialId): Promise<Credential | null>
+  list(filter: CredentialFilter): Promise<readonly Credential[]>
+  /** The verifier's question: `active`, not expired by database time, task and ancestors open, no cut-off matches. */
+  live(id: CredentialId): Promise<Credential | null>
+  counts(): Promise<Readonly<Record<CredentialState, number>> & { readonly overdueSeconds: number }>
+
+  /** Closes, in one act with reason `expired`, at most `limit` active rows whose time is up. */
+  expire(limit: number): Promise<readonly Credential[]>
+  /** Closes at most `limit` rows that a standing cut-off, an ended task or a lapsed mint window should have ended. */
+  closeOverdue(limit: number): Promise<readonly Credential[]>
+  /** Rows to destroy now, oldest first: for those who enqueue or work. Claims nothing. */
+  due(limit: number, engine?: string): Promise<readonly Credential[]>
+  /** Fences one due row: version + 1, claimed for CLAIM_MS. Null when another has it, it is not due, or the version is not this. */
+  claim(id: CredentialId, version: number | null): Promise<Claim | null>
+  /** `revoking | stuck → revoked` at this version. False: overtaken. */
+  confirm(claim: Claim, probe: Probe): Promise<boolean>
+  /** Not dead yet: attempts + 1 unless waiting; `stuck` after STUCK_AFTER or when permanent; next attempt by backoff. */
+  postpone(claim: Claim, outcome: { probe: Probe | null; failure: string; waiting: boolean; permanent: boolean }): Promise<Credential | null>
+  /** Which of these ids have a row that is `pending`, `active`, `revoking` or `stuck`: for reconcile. */
+  known(ids: readonly CredentialId[]): Promise<ReadonlyMap<CredentialId, Credential>>
+  activeOf(engine: string, limit: number, after?: CredentialId): Promise<readonly Credential[]>
+}
+
+export interface RevocationLog {
+  /**
+   * The one way in. Under the exclusive cut-off lock, by `clock_timestamp()`: insert the revocation with its `seq`; move the rows of
+   * a credential or a task's whole subtree to `revoking`, first reason wins; end the tasks; tombstone the run when for cause.
+   * A repeated act on what has already ended is a revocation that moved nothing. Throws `not_found` for an unknown credential or task.
+   */
+  commit(selector: Selector, reason: Reason, options: CommitOptions): Promise<Revocation>
+  /** Refuses new credentials for a scope until its time is up; written by signals and operators. */
+  deny(marker: DenyMarker, context: Context): Promise<void>
+  get(id: RevocationId): Promise<Revocation | null>
+  list(limit: number): Promise<readonly Revocation[]>
+  /** Entries with a greater `seq`, in order, whose `until` lies ahead. */
+  since(seq: number, limit: number): Promise<readonly FeedEntry[]>
+}
+
+export interface CommitOptions {
+  readonly actor: Actor
+  readonly message?: string
+  readonly marks?: readonly Mark[]
+  readonly requestId?: string | null
+  /** The outcome the holder told, kept with the task. */
+  readonly outcome?: string
+}
+
+export interface DenyMarker {
+  readonly kind: SelectorKind
+  readonly key: string
+  readonly seconds: number
+  readonly message: string | null
+}
+
+export interface AuditLog {
+  /** For what has no transaction of its own: refusals. Throws when it cannot be written, and then nothing was done. */
+  append(event: AuditEvent): Promise<void>
+  list(filter: { kind?: AuditKind; subject?: string; limit: number }): Promise<readonly AuditRow[]>
+}
+
+export interface DecisionLog {
+  /** A denial (permits are written by the transaction that acts on them). */
+  deny(decision: Decision, context: Context): Promise<void>
+  get(id: DecisionId): Promise<Decision | null>
+  list(filter: { identity?: string; capability?: string; allowed?: boolean; limit: number }): Promise<readonly Decision[]>
+}
+
+export interface SignalStore {
+  /** Idempotent by source and event id: a repeat answers the first signal and `fresh: false`. */
+  accept(signal: NewSignal, decided: { rule: string | null; act: SignalAct | null }, context: Context): Promise<{ signal: Signal; fresh: boolean }>
+  get(id: SignalId): Promise<Signal | null>
+  list(limit: number): Promise<readonly Signal[]>
+  /** Accepted, a rule matched, not handled: for worker and sweep. */
+  due(limit: number): Promise<readonly Signal[]>
+  handled(id: SignalId, revocation: RevocationId | null): Promise<void>
+}
+
+export interface OperatorStore {
+  add(operator: { id: OperatorId; name: string; role: Role }, tokenDigest: string, context: Context): Promise<Operator>
+  byToken(tokenDigest: string): Promise<Operator | null>
+  list(): Promise<readonly Operator[]>
+  disable(id: OperatorId, context: Context): Promise<Operator>
+}
+
+export interface SealedKey {
+  readonly kid: string
+  readonly keyClass: KeyClass
+  readonly alg: SigningAlg
+  readonly publicJwk: JWK
+  /** AES-256-GCM under the master key (K1), or Vault transit's ciphertext; opaque to the store. */
+  readonly sealed: string
+  readonly state: 'next' | 'current' | 'retired'
+  readonly createdAt: Date
+  /** When it may sign (published long enough), and when verifiers may forget it. */
+  readonly activatesAt: Date
+  readonly retiresAt: Date | null
+}
+
+export interface KeyStore {
+  list(): Promise<readonly SealedKey[]>
+  /** Inserts; of two processes that create the first key of a class and alg at once, one wins and both read it. */
+  add(key: Omit<SealedKey, 'createdAt' | 'activatesAt' | 'retiresAt'> & { activatesInSeconds: number }, context: Context): Promise<SealedKey>
+  /** `next → current` when its time has come; the former current is `retired` until `retainSeconds` from now. */
+  promote(kid: string, retainSeconds: number, context: Context): Promise<void>
+}
+
+/** The durable truth. */
+export interface Store {
+  readonly kind: 'postgres' | 'pglite' | 'memory'
+  readonly tasks: TaskStore
+  readonly credentials: CredentialStore
+  readonly revocations: RevocationLog
+  readonly audit: AuditLog
+  readonly decisions: DecisionLog
+  readonly signals: SignalStore
+  readonly operators: OperatorStore
+  readonly keys: KeyStore
+  readonly replay: ReplayGuard
+  readonly clock: Clock
+  /** Runs `fn` when this process holds the named lock, else answers false at once: one sweeper of a kind at a time. */
+  withLock(name: string, fn: () => Promise<void>): Promise<boolean>
+  /** Throws when the store does not answer within its deadline, or its migrations are not ours. */
+  ping(): Promise<void>
+  /** Removes what can matter to nobody any more (marks past their life); at most a batch. */
+  forget(limit: number): Promise<number>
+  close(): Promise<void>
+}
+
+export type Job =
+  | { readonly name: 'expire'; readonly second: number }
+  | { readonly name: 'destroy'; readonly engine: string; readonly credential: CredentialId; readonly version: number }
+  | { readonly name: 'signal'; readonly signal: SignalId }
+
+/**
+ * Hurries; guarantees nothing. `enqueue` is given deterministic ids, MUST NOT throw or wait longer than its deadline, and answers
+ * whether the job was taken; whoever calls it has already committed the row that the sweep would find.
+ */
+export interface JobQueue {
+  enqueue(job: Job, at?: Date): Promise<boolean>
+  health(): Promise<{ ok: boolean; detail: string }>
+  close(): Promise<void>
+}
+
+/** The doorbell: tells replicas that a new `seq` exists. MUST NOT throw or wait, and carries no content. */
+export interface RevocationPublisher {
+  publish(seq: number): Promise<void>
+  close(): Promise<void>
+}

@@ -1,0 +1,19 @@
+import { defineConfig } from 'vitest/config'
+
+/** One project a suite, so that each can be run, counted and reported alone. */
+const suite = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
+  test: { name, include, environment: 'node' as const, testTimeout: 20_000, hookTimeout: 60_000, ...extra },
+})
+
+export default defineConfig({
+  test: {
+    projects: [
+      suite('unit', ['test/*.test.ts', 'test/unit/**/*.test.ts']),
+      suite('http', ['test/http/**/*.test.ts']),
+      suite('conformance', ['test/conformance/**/*.test.ts']),
+      suite('attack', ['test/attack/**/*.test.ts']),
+      suite('models', ['test/models/**/*.test.ts'], { testTimeout: 120_000 }),
+      suite('integration', ['test/integration/**/*.test.ts'], { testTimeout: 120_000, hookTimeout: 180_000, fileParallelism: false }),
+    ],
+  },
+})
