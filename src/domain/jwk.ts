@@ -1,0 +1,124 @@
+/** Owns which public keys are admitted to a key set, and their name (RFC 7638). */
+import { createHash } from 'node:crypto'
+import { importJWK, type JWK } from 'jose'
+import { CurfewError } from './errors.js'
+
+export interface KeyRules {
+  /** `sig` also admits keys without a `use`; `jwt-svid` admits only its own (SPIFFE bundles carry other keys too). */
+  readonly use: 'sig' | 'jwt-svid'
+  readonly algs: readonly string[]
+}
+
+export interface AdmittedKey {
+  readonly kid: string
+  readonly thumbprint: string
+  /** Algorithms of the rules that fit this key's type and curve. */
+  readonly algs: readonly string[]
+  readonly jwk: JWK
+  readonly key: Awaited<ReturnType<typeof importJWK>> | Promise<Awaited<ReturnType<typeof importJWK>>>
+}
+
+const MAX_KEYS = 100
+const EC = { 'P-256': ['ES256', 32], 'P-384': ['ES384', 48], 'P-521': ['ES512', 66] } as const
+const RSA_ALGS = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512']
+const PRIVATE = ['d', 'p', 'q', 'dp', 'dq', 'qi', 'oth', 'k']
+
+const refuse = (reason: string): never => {
+  throw new CurfewError('attestation_refused', 'the key set of this trust issuer holds a key that is not admitted', { reason })
+}
+
+/** RFC 7638: only the required members, in lexicographic order, without spaces. */
+export function thumbprint(jwk: JWK): string {
+  const members =
+    jwk.kty === 'EC'
+      ? { crv: jwk.crv, kty: jwk.kty, x: jwk.x, y: jwk.y }
+      : jwk.kty === 'RSA'
+        ? { e: jwk.e, kty: jwk.kty, n: jwk.n }
+        : { crv: jwk.crv, kty: jwk.kty, x: jwk.x }
+  return createHash('sha256').update(JSON.stringify(members)).digest('base64url')
+}
+
+/** The algorithms this key can be used with, or a reason to refuse it. Only what is on its curve, strong, public and for signing. */
+export function fitOf(jwk: JWK): { algs: readonly string[] } | { refused: string } {
+  if (PRIVATE.some(m => m in jwk)) return { refused: 'key_private' }
+  if (jwk.kty === 'EC') {
+    const curve = EC[jwk.crv as keyof typeof EC]
+    if (!curve || octets(jwk.x) !== curve[1] || octets(jwk.y) !== curve[1]) return { refused: 'key_malformed' }
+    return { algs: [curve[0]] }
+  }
+  if (jwk.kty === 'RSA') {
+    const n = bigint(jwk.n)
+    if (n === null || jwk.e !== 'AQAB') return { refused: 'key_weak' }
+    const bits = n.toString(2).length
+    if (bits < 2_048 || bits > 4_096 || n % 2n === 0n || isRoca(n)) return { refused: 'key_weak' }
+    return { algs: RSA_ALGS }
+  }
+  if (jwk.kty === 'OKP' && jwk.crv === 'Ed25519' && octets(jwk.x) === 32) return { algs: ['EdDSA', 'Ed25519'] }
+  return { refused: 'key_type' }
+}
+
+/**
+ * Reads a JWK set. A set that holds two keys under one `kid`, a private or weak key among those it would use, or too many keys is
+ * refused whole: whoever publishes that is not in control of it. Keys for other uses are passed over.
+ */
+export function admitKeys(set: unknown, rules: KeyRules): AdmittedKey[] {
+  const keys = (set as { keys?: unknown } | null)?.keys
+  if (!Array.isArray(keys)) return refuse('key_set_malformed')
+  if (keys.length > MAX_KEYS) return refuse('key_set_too_large')
+  const admitted: AdmittedKey[] = []
+  const kids = new Set<string>()
+  for (const candidate of keys as JWK[]) {
+    if (typeof candidate !== 'object' || candidate === null) return refuse('key_set_malformed')
+    // Unknown uses are ignored, not refused (SPIFFE bundle format, section 4.2.2; RFC 7517 section 5).
+    if (rules.use === 'jwt-svid' ? candidate.use !== 'jwt-svid' : candidate.use !== undefined && candidate.use !== 'sig') continue
+    if (candidate.key_ops !== undefined && !candidate.key_ops.includes('verify')) continue
+    if (candidate.kty === 'oct') return refuse('key_symmetric')
+    const fit = fitOf(candidate)
+    if ('refused' in fit) {
+      if (fit.refused === 'key_type') continue
+      return refuse(fit.refused)
+    }
+    const algs = fit.algs.filter(a => rules.algs.includes(a) && (candidate.alg === undefined || candidate.alg === a))
+    if (algs.length === 0) continue
+    const print = thumbprint(candidate)
+    const kid = candidate.kid ?? print
+    if (typeof kid !== 'string' || kid.length === 0 || kid.length > 255) return refuse('key_set_malformed')
+    if (kids.has(kid)) return refuse('key_ambiguous')
+    kids.add(kid)
+    // `use: jwt-svid` and `alg` are dropped: jose would find no key with the one, and the configuration decides, not the other (T05).
+    const { use: _use, alg: _alg, key_ops: _ops, ...bare } = candidate
+    let imported: AdmittedKey['key'] | undefined
+    admitted.push({
+      kid,
+      thumbprint: print,
+      algs,
+      jwk: bare,
+      get key() {
+        imported ??= importJWK(bare, algs[0] as string)
+        return imported
+      },
+    })
+  }
+  return admitted
+}
+
+function octets(value: unknown): number {
+  return typeof value === 'string' && /^[A-Za-z0-9_-]+$/.test(value) ? Buffer.from(value, 'base64url').length : -1
+}
+
+function bigint(value: unknown): bigint | null {
+  if (octets(value) <= 0) return null
+  return BigInt(`0x${Buffer.from(value as string, 'base64url').toString('hex')}`)
+}
+
+/** Moduli made by the broken Infineon generator are powers of 65537 modulo every small prime (CVE-2017-15361). */
+const ROCA_PRIMES = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157]
+const ROCA_MARKS = ROCA_PRIMES.map(p => {
+  const seen = new Set<number>()
+  for (let x = 1; !seen.has(x); x = (x * 65_537) % p) seen.add(x)
+  return seen
+})
+
+export function isRoca(n: bigint): boolean {
+  return ROCA_PRIMES.every((p, i) => ROCA_MARKS[i]?.has(Number(n % BigInt(p))))
+}

@@ -1,0 +1,29 @@
+/** Owns the public application: strict routing, no framework extras, one error translation. */
+import express, { type Express } from 'express'
+import helmet from 'helmet'
+import { CurfewError } from '../domain/errors.js'
+import { credentialRoutes } from './credentials.js'
+import { metadataRoutes } from './metadata.js'
+import { oauthRoutes } from './oauth.js'
+import { revocationRoutes } from './revocations.js'
+import { type Doors, nameRequest, refuse } from './route.js'
+import { taskRoutes } from './tasks.js'
+
+export function createApp(doors: Doors): Express {
+  const app = express()
+  app.disable('x-powered-by')
+  app.disable('etag')
+  app.enable('strict routing')
+  app.enable('case sensitive routing')
+  app.set('query parser', 'simple')
+  app.set('trust proxy', false)
+  app.use(nameRequest)
+  app.use(helmet())
+  metadataRoutes(app, doors)
+  oauthRoutes(app, doors)
+  taskRoutes(app, doors)
+  credentialRoutes(app, doors)
+  revocationRoutes(app, doors)
+  app.use((req, res) => refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })))
+  return app
+}

@@ -1,0 +1,98 @@
+/** Owns the one translation of errors to the wire: RFC 9457 problems, and the OAuth form at the OAuth endpoints. */
+import { CurfewError, type ErrorCode } from '../domain/errors.js'
+
+export type AgentAction = 'retry' | 'request_access' | 'ask_human' | 'stop'
+
+interface Telling {
+  readonly status: number
+  readonly title: string
+  readonly action: AgentAction
+}
+
+const TELLINGS = {
+  malformed: { status: 400, title: 'Malformed request', action: 'stop' },
+  attestation_refused: { status: 401, title: 'Attestation refused', action: 'stop' },
+  attestation_stale: { status: 401, title: 'Attestation too old', action: 'retry' },
+  proof_refused: { status: 401, title: 'Proof of possession refused', action: 'retry' },
+  policy_denied: { status: 403, title: 'Denied by policy', action: 'request_access' },
+  approval_needed: { status: 403, title: 'Approval needed', action: 'ask_human' },
+  capability_unknown: { status: 422, title: 'Unknown capability', action: 'stop' },
+  target_unknown: { status: 422, title: 'Unknown resource server', action: 'stop' },
+  task_ended: { status: 409, title: 'Task ended', action: 'stop' },
+  not_found: { status: 404, title: 'Not found', action: 'stop' },
+  forbidden: { status: 403, title: 'Forbidden', action: 'stop' },
+  conflict: { status: 409, title: 'Conflict', action: 'retry' },
+  rate_limited: { status: 429, title: 'Too many', action: 'retry' },
+  engine_failed: { status: 502, title: 'A backend failed', action: 'retry' },
+  unavailable: { status: 503, title: 'Unavailable', action: 'retry' },
+} as const satisfies Record<ErrorCode, Telling>
+
+/** RFC 6749 section 5.2, RFC 8693 section 2.2.2 (a bad subject token is `invalid_request`), RFC 9449 section 5, RFC 8707 section 2, RFC 9396 section 5. */
+const OAUTH = {
+  malformed: [400, 'invalid_request'],
+  attestation_refused: [400, 'invalid_request'],
+  attestation_stale: [400, 'invalid_request'],
+  proof_refused: [400, 'invalid_dpop_proof'],
+  policy_denied: [400, 'access_denied'],
+  approval_needed: [400, 'access_denied'],
+  capability_unknown: [400, 'invalid_authorization_details'],
+  target_unknown: [400, 'invalid_target'],
+  task_ended: [400, 'invalid_grant'],
+  not_found: [400, 'invalid_request'],
+  forbidden: [400, 'unauthorized_client'],
+  conflict: [400, 'invalid_request'],
+  rate_limited: [429, 'temporarily_unavailable'],
+  engine_failed: [503, 'temporarily_unavailable'],
+  unavailable: [503, 'temporarily_unavailable'],
+} as const satisfies Record<ErrorCode, readonly [number, string]>
+
+export interface Told {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: Readonly<Record<string, unknown>>
+}
+
+/** What the caller hears, whatever was thrown; what is not a CurfewError is our bug and is told by nothing but its number. */
+export function tell(error: unknown, where: { serverUrl: string; requestId: string; oauth: boolean }): Told {
+  if (!(error instanceof CurfewError)) return tellBug(where)
+  const { status, title, action } = TELLINGS[error.code]
+  const f = error.facts
+  const members = {
+    code: error.code,
+    reason: f.reason,
+    field: f.field,
+    request_id: where.requestId,
+    decision_id: f.decision,
+    identity: f.identity,
+    nearest_rule: f.nearestRule,
+    failed: f.failed,
+    next: f.next,
+    agent_action: action,
+    retry_after: f.retryAfterSeconds ?? (action === 'retry' && (status === 429 || status >= 500) ? 1 : null),
+  }
+  const retry: Record<string, string> = members.retry_after === null ? {} : { 'Retry-After': String(members.retry_after) }
+  if (where.oauth) {
+    // The stable machine word first, so that clients which keep only the description keep it too (standards.md 2.2.3).
+    const [oauthStatus, oauthError] = f.reason === 'client_unauthenticated' ? ([401, 'invalid_client'] as const) : wordFor(error)
+    const challenge: Record<string, string> = oauthStatus === 401 ? { 'WWW-Authenticate': 'Basic realm="curfew"' } : {}
+    return { status: oauthStatus, headers: { ...retry, ...challenge }, body: { error: oauthError, error_description: `${f.reason ?? error.code}: ${error.message}`, ...members } }
+  }
+  const challenge: Record<string, string> = status === 401 ? { 'WWW-Authenticate': 'DPoP algs="ES256 RS256"' } : {}
+  return {
+    status: f.reason === 'body_too_large' ? 413 : f.reason === 'media_type' ? 415 : status,
+    headers: { ...retry, ...challenge, 'Content-Type': 'application/problem+json' },
+    body: { type: `${where.serverUrl}/e/${error.code}`, title, status, detail: error.message, ...members },
+  }
+}
+
+function wordFor(error: CurfewError): readonly [number, string] {
+  if (error.facts.reason === 'grant_type_unsupported') return [400, 'unsupported_grant_type']
+  if (error.facts.field?.startsWith('authorization_details')) return [400, 'invalid_authorization_details']
+  return OAUTH[error.code]
+}
+
+function tellBug(where: { requestId: string; oauth: boolean }): Told {
+  return where.oauth
+    ? { status: 500, headers: {}, body: { error: 'server_error', request_id: where.requestId } }
+    : { status: 500, headers: { 'Content-Type': 'application/problem+json' }, body: { type: 'about:blank', status: 500, request_id: where.requestId, agent_action: 'stop' } }
+}

@@ -1,0 +1,171 @@
+/** Owns the one way a route is written: who may call it, what it takes, one function that answers. */
+import type { Express, Request, Response } from 'express'
+import { randomUUID } from 'node:crypto'
+import type { z } from 'zod'
+import type { Broker } from '../broker/broker.js'
+import type { Log } from '../broker/deps.js'
+import type { Holder } from '../broker/holder.js'
+import type { Presented } from '../broker/prove.js'
+import type { Audience, Capability } from '../domain/capability.js'
+import type { AuditKind } from '../domain/audit.js'
+import { CurfewError } from '../domain/errors.js'
+import { may, type Operator, type Right } from '../domain/operator.js'
+import { operatorTokenDigest } from '../domain/operator-token.js'
+import type { Secret } from '../domain/secret.js'
+import type { Signer, Store } from '../ports.js'
+import { tell } from './problem.js'
+import { authorization, formBody, headerValues, jsonBody } from './request.js'
+
+/** What the HTTP room is given. */
+export interface Doors {
+  readonly broker: Broker
+  readonly store: Store
+  readonly signer: Signer
+  readonly serverUrl: string
+  readonly audiences: readonly (Audience & { readonly secret: Secret | null })[]
+  readonly capabilities: readonly Capability[]
+  readonly signalSources: readonly { readonly name: string; readonly secret: Secret; readonly maxAgeSeconds: number }[]
+  /** Seals a digest as the store keeps it: a stolen database must not help to guess a token (security.md 4, secrets at rest). */
+  readonly sealDigest: (digest: string) => string
+  readonly readiness: () => Promise<Readiness>
+  readonly log: Log
+}
+
+export interface Readiness {
+  readonly status: 'ok' | 'degraded' | 'down'
+  readonly lines: readonly { readonly name: string; readonly status: 'ok' | 'degraded' | 'down'; readonly detail: string }[]
+}
+
+/** The caller, as the route demanded it. */
+export type Caller = { readonly kind: 'anyone' } | { readonly kind: 'holder'; readonly holder: Holder } | { readonly kind: 'operator'; readonly operator: Operator }
+
+export interface Call<B, Q> {
+  readonly body: B
+  readonly raw: Buffer
+  readonly query: Q
+  readonly params: Readonly<Record<string, string>>
+  readonly caller: Caller
+  readonly presented: Presented
+  readonly requestId: string
+  readonly req: Request
+  readonly signal: AbortSignal
+}
+
+export interface Answer {
+  readonly status: number
+  readonly body?: unknown
+  readonly headers?: Readonly<Record<string, string>>
+}
+
+export interface Route<B, Q> {
+  readonly method: 'get' | 'post' | 'delete'
+  readonly path: string
+  /** `public`: anyone, or a caller that the answer itself authenticates; `holder`: a task token; a right: an operator; several: any of them. */
+  readonly who: 'public' | { readonly holder?: true; readonly operator?: Right }
+  readonly oauth?: true
+  readonly json?: z.ZodType<B>
+  readonly form?: z.ZodType<B>
+  readonly query?: z.ZodType<Q>
+  readonly answer: (call: Call<B, Q>) => Promise<Answer>
+}
+
+/** A request may take this long in all; what it has begun at a backend has its own deadlines. */
+const REQUEST_MS = 20_000
+
+export function route<B = undefined, Q = undefined>(app: Express, doors: Doors, spec: Route<B, Q>): void {
+  app[spec.method](spec.path, async (req: Request, res: Response) => {
+    const requestId = res.locals.requestId as string
+    try {
+      const signal = AbortSignal.timeout(REQUEST_MS)
+      const presented: Presented = { proofs: headerValues(req, 'dpop'), method: req.method, path: req.path }
+      const query = parse(spec.query, spec.query ? { ...req.query } : undefined, 'query')
+      if (!spec.query && Object.keys(req.query).length > 0) throw new CurfewError('malformed', 'this route takes no query parameters', { reason: 'unknown_field', field: 'query' })
+      const params = req.params as Record<string, string>
+      const caller = await callerOf(doors, spec.who, req, presented, params.task ?? null)
+      const { value, raw } = spec.json ? await jsonBody(req) : { value: spec.form ? await formBody(req) : undefined, raw: Buffer.alloc(0) }
+      const body = parse(spec.json ?? spec.form, value, 'body')
+      send(res, await spec.answer({ body: body as B, raw, query: query as Q, params, caller, presented, requestId, req, signal }))
+    } catch (error) {
+      await refuse(doors, spec, req, res, requestId, error)
+    }
+  })
+}
+
+export function nameRequest(req: Request, res: Response, next: () => void): void {
+  const given = req.headers['x-request-id']
+  const requestId = typeof given === 'string' && /^[A-Za-z0-9._-]{8,64}$/.test(given) ? given : randomUUID()
+  res.locals.requestId = requestId
+  res.setHeader('X-Request-ID', requestId)
+  res.setHeader('Cache-Control', 'no-store')
+  next()
+}
+
+function send(res: Response, answer: Answer): void {
+  for (const [name, value] of Object.entries(answer.headers ?? {})) res.setHeader(name, value)
+  if (answer.body === undefined) res.status(answer.status).end()
+  else res.status(answer.status).json(answer.body)
+}
+
+/** One refusal, one audit row (I6, K7): what was denied by policy has its decision already. If it cannot be written, nothing else is said. */
+export async function refuse(doors: Doors, spec: { path: string; oauth?: true }, req: Request, res: Response, requestId: string, error: unknown): Promise<void> {
+  let told = tell(error, { serverUrl: doors.serverUrl, requestId, oauth: spec.oauth === true })
+  if (!(error instanceof CurfewError)) doors.log.error({ err: error, requestId, route: spec.path }, 'a request failed on our side')
+  else {
+    doors.log.warn({ code: error.code, reason: error.facts.reason, field: error.facts.field, requestId, route: spec.path, ...(error.cause ? { err: error.cause } : {}) }, 'a request was refused')
+    if (error.code !== 'unavailable' && !error.facts.decision) {
+      try {
+        await doors.store.audit.append({
+          kind: auditKind(error),
+          actor: { kind: 'stranger', id: req.ip ?? 'unknown' },
+          subject: null,
+          reason: error.facts.reason ?? error.code,
+          requestId,
+          data: { code: error.code, route: `${req.method} ${spec.path}`, ...(error.facts.field ? { field: error.facts.field } : {}) },
+        })
+      } catch (cause) {
+        told = tell(new CurfewError('unavailable', 'the audit log cannot be written', { reason: 'audit_unavailable' }, { cause }), { serverUrl: doors.serverUrl, requestId, oauth: spec.oauth === true })
+      }
+    }
+  }
+  if (!req.complete) res.setHeader('Connection', 'close')
+  send(res, told)
+}
+
+function auditKind(error: CurfewError): AuditKind {
+  if (error.code === 'attestation_refused' || error.code === 'attestation_stale') return 'attestation.refused'
+  if (error.code === 'proof_refused') return 'proof.refused'
+  if (error.facts.reason === 'operator_refused') return 'operator.refused'
+  return 'request.refused'
+}
+
+async function callerOf(doors: Doors, who: Route<never, never>['who'], req: Request, presented: Presented, taskId: string | null): Promise<Caller> {
+  if (who === 'public') return { kind: 'anyone' }
+  const given = authorization(req)
+  if (who.holder && given?.scheme === 'dpop') return { kind: 'holder', holder: await doors.broker.recognizeHolder(given.value, presented, taskId) }
+  if (who.operator && given?.scheme === 'bearer') return { kind: 'operator', operator: await operatorOf(doors, given.value, who.operator) }
+  throw new CurfewError('attestation_refused', who.holder ? 'a task token and a proof of its key are required' : 'an operator token is required', {
+    reason: 'credentials_missing',
+    field: 'Authorization',
+  })
+}
+
+async function operatorOf(doors: Doors, token: string, right: Right): Promise<Operator> {
+  const operator = await doors.store.operators.byToken(doors.sealDigest(operatorTokenDigest(token)))
+  if (!operator || operator.disabledAt) throw new CurfewError('attestation_refused', 'this is no operator token of this broker', { reason: 'operator_refused', field: 'Authorization' })
+  if (!may(operator.role, right)) throw new CurfewError('forbidden', `the role ${operator.role} may not do this`, { reason: 'role_insufficient' })
+  return operator
+}
+
+/** Names the field and the rule; never the value. */
+export function parse<T>(schema: z.ZodType<T> | undefined, value: unknown, where: string): T | undefined {
+  if (!schema) return undefined
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  const issue = result.error.issues[0]
+  const unknown = issue?.code === 'unrecognized_keys' ? issue.keys[0] : undefined
+  const path = [...(issue?.path ?? []), ...(unknown !== undefined ? [/^[\w.-]{1,60}$/.test(unknown) ? unknown : '?'] : [])].join('.')
+  throw new CurfewError('malformed', unknown !== undefined ? 'this field is not known here' : (issue?.message ?? 'invalid'), {
+    reason: unknown !== undefined ? 'unknown_field' : 'invalid_field',
+    field: path || where,
+  })
+}

@@ -1,0 +1,111 @@
+/** Owns how inner things look outside: snake case, instants as RFC 3339, and nothing that is not the caller's to see. */
+import type { Audience, Capability } from '../domain/capability.js'
+import type { Credential } from '../domain/credential.js'
+import type { Decision } from '../domain/decision.js'
+import type { Revocation } from '../domain/revocation.js'
+import type { Signal } from '../domain/signal.js'
+import type { Task } from '../domain/task.js'
+
+const instant = (at: Date | null) => at?.toISOString() ?? null
+
+export const taskView = (t: Task) => ({
+  id: t.id,
+  state: t.state,
+  purpose: t.purpose,
+  capabilities: t.capabilities,
+  owner: t.owner,
+  labels: t.labels,
+  identity: t.attestation.identity,
+  issuer: t.attestation.issuer,
+  parent: t.parent,
+  opened_at: instant(t.openedAt),
+  deadline_at: instant(t.deadlineAt),
+  heartbeat_seconds: t.heartbeatSeconds,
+  heartbeat_at: instant(t.heartbeatAt),
+  ended_at: instant(t.endedAt),
+  end_reason: t.endReason,
+})
+
+/** The handle never leaves the broker. */
+export const credentialView = (c: Credential) => ({
+  id: c.id,
+  state: c.state,
+  task: c.task,
+  identity: c.identity,
+  issuer: c.issuer,
+  capability: c.capability,
+  audience: c.audience,
+  engine: c.engine,
+  revocation: c.revocationClass,
+  decision: c.decision,
+  issued_at: instant(c.issuedAt),
+  expires_at: instant(c.expiresAt),
+  reason: c.reason,
+  ended_by: c.revocation,
+  revoking_at: instant(c.revokingAt),
+  revoked_at: instant(c.revokedAt),
+  exposed_until: c.revocationClass === 'expiry-only' && c.state !== 'revoked' ? instant(c.expiresAt) : null,
+  attempts: c.attempts,
+  next_attempt_at: instant(c.nextAttemptAt),
+  failure: c.failure,
+  probe: c.probe,
+})
+
+export const decisionView = (d: Decision) => ({
+  id: d.id,
+  at: instant(d.at),
+  allowed: d.allowed,
+  reason: d.reason,
+  identity: d.identity,
+  issuer: d.issuer,
+  capability: d.capability,
+  task: d.task,
+  policies: d.policies,
+  policy_digest: d.digest,
+  obligations: { max_ttl_seconds: d.obligations.maxTtlSeconds, require_proof: d.obligations.requireProof },
+  nearest_rule: d.explanation?.nearestRule ?? null,
+  failed: d.explanation?.failed ?? [],
+  forbidden_by: d.explanation?.forbiddenBy ?? [],
+  attributes: d.attributes,
+})
+
+export const revocationView = (r: Revocation) => ({
+  id: r.id,
+  seq: r.seq,
+  selector: { [r.selector.kind]: r.selector.key },
+  reason: r.reason,
+  actor: r.actor,
+  message: r.message,
+  refused_since: instant(r.at),
+  credentials: r.credentials,
+  tasks: r.tasks,
+})
+
+export const signalView = (s: Signal) => ({
+  id: s.id,
+  source: s.source,
+  event_id: s.eventId,
+  type: s.type,
+  severity: s.severity,
+  subject: { [s.subject.kind]: s.subject.key },
+  occurred_at: instant(s.occurredAt),
+  received_at: instant(s.receivedAt),
+  detail: s.detail,
+  rule: s.rule,
+  act: s.act,
+  revocation: s.revocation,
+  handled_at: instant(s.handledAt),
+})
+
+export const capabilityView = (c: Capability, audience: Audience | undefined) => ({
+  name: c.name,
+  summary: c.summary,
+  audience: audience?.uri ?? null,
+  scopes: c.scopes,
+  ttl_seconds: c.ttlSeconds,
+  max_ttl_seconds: c.maxTtlSeconds,
+  max_evidence_age_seconds: c.maxEvidenceAgeSeconds,
+  sensitivity: c.sensitivity,
+  intent: c.intent,
+  revocation: c.revocation,
+})
