@@ -7,7 +7,6 @@ export const AUDIT_KINDS = [
   'request.refused',
   'task.opened',
   'task.attested',
-  'task.heartbeat',
   'task.ended',
   'decision.permitted',
   'decision.denied',

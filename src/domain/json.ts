@@ -125,7 +125,7 @@ export function parseStrict(text: string, limits: JsonLimits = {}): unknown {
     } catch {
       return refuse('not_json')
     }
-    if (!result.isWellFormed()) refuse('lone_surrogate')
+    if (/\p{Cs}/u.test(result)) refuse('lone_surrogate')
     return result
   }
 

@@ -1,0 +1,30 @@
+/** Owns writing evidence: the rows of one act, in the act's own transaction. */
+import type { AuditEvent } from '../domain/audit.js'
+import type { AuditLog } from '../ports.js'
+import { toAuditRow } from './rows.js'
+import type { Sql, Tx } from './sql.js'
+
+/** One statement however many rows: an act on a hundred credentials writes its hundred rows at once. */
+export async function writeAudit(tx: Tx, events: readonly AuditEvent[]): Promise<void> {
+  if (events.length === 0) return
+  const rows = events.map(e => ({ kind: e.kind, actor: e.actor, subject: e.subject, reason: e.reason, request_id: e.requestId, data: e.data }))
+  await tx.query(
+    `insert into curfew.audit (at, kind, actor, subject, reason, request_id, data)
+     select curfew.now(), e.kind, e.actor, e.subject, e.reason, e.request_id, e.data
+     from jsonb_to_recordset($1::jsonb) as e(kind text, actor jsonb, subject text, reason text, request_id text, data jsonb)`,
+    [JSON.stringify(rows)],
+  )
+}
+
+export function auditLog(sql: Sql): AuditLog {
+  return {
+    append: event => writeAudit(sql, [event]),
+    async list({ kind, subject, limit }) {
+      const rows = await sql.query(
+        `select * from curfew.audit where ($1::text is null or kind = $1) and ($2::text is null or subject = $2) order by id desc limit $3`,
+        [kind ?? null, subject ?? null, limit],
+      )
+      return rows.map(toAuditRow)
+    },
+  }
+}
