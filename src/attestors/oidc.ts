@@ -1,0 +1,110 @@
+/** Owns the attestation of OpenID tokens: one attestor for every provider, what differs is data. */
+import type { OidcIssuerConfig } from '../config-schema.js'
+import { CurfewError } from '../domain/errors.js'
+import { namedId } from '../domain/ids.js'
+import { checkAudience, checkTimes, inspect, type JwsProfile, textClaim, verifyJws } from '../domain/jws.js'
+import type { Attestation, Evidence, Mark } from '../domain/workload.js'
+import type { Attestor } from '../ports.js'
+import type { AttestorDeps } from './deps.js'
+import { type IssuerKeys, issuerKeys, type KeySourceAnswer } from './keys.js'
+import { generic } from './profiles/generic.js'
+import { github } from './profiles/github.js'
+import { kubernetes } from './profiles/kubernetes.js'
+import { type Profile, refuse } from './profiles/profile.js'
+import { peek } from './unverified.js'
+
+const PROFILES: Readonly<Record<OidcIssuerConfig['profile'], Profile>> = { github, kubernetes, generic }
+/** A mark outlives the evidence by the tolerance on its `exp`, and then some. Milliseconds. */
+const MARK_MARGIN_MS = 120_000
+
+interface Registered {
+  readonly config: OidcIssuerConfig
+  readonly profile: Profile
+  readonly jws: JwsProfile
+  readonly keys: IssuerKeys
+}
+
+export function oidcAttestor(issuers: readonly OidcIssuerConfig[], deps: AttestorDeps): Attestor {
+  const registered = new Map<string, Registered>(
+    issuers
+      .filter(config => config.enabled)
+      .map(config => [
+        config.issuer,
+        {
+          config,
+          profile: PROFILES[config.profile],
+          jws: { algorithms: config.algs, types: config.typ.map(t => t.toLowerCase()) },
+          keys: issuerKeys(config.name, { use: 'sig', algs: config.algs }, signal => fetchKeys(config, deps, signal), deps),
+        },
+      ]),
+  )
+  /** Exact, byte for byte: no slash, case or port is folded (P34). */
+  const choose = (evidence: Evidence) => registered.get(peek(evidence, 'iss') ?? '')
+
+  return {
+    kind: 'oidc',
+    recognizes: evidence => choose(evidence) !== undefined,
+    async attest(evidence, signal) {
+      const issuer = choose(evidence)
+      if (!issuer) return refuse('issuer_unknown', 'iss')
+      const { header, digest } = inspect(evidence.token, issuer.jws)
+      const key = await issuer.keys.find(header.kid, signal)
+      const { payload } = await verifyJws(evidence.token, key, issuer.jws)
+      const { config, profile } = issuer
+      if (payload.iss !== config.issuer) return refuse('issuer_mismatch', 'iss')
+      textClaim(payload, 'sub')
+      checkAudience(payload, config.audience ?? deps.serverUrl, config.allowOtherAudiences)
+      const times = checkTimes(payload, { now: deps.clock.now(), toleranceSeconds: 5, maxLifeSeconds: config.maxLifeSeconds, iatRequired: true })
+      checkPins(payload, config)
+      const { identity, attributes, run } = profile.normalise(payload, config)
+      const replay = config.replay ?? profile.replay(payload)
+      const issuerId = namedId('issuer', config.name)
+      const attestation: Attestation = {
+        issuer: config.name,
+        issuerId,
+        kind: 'oidc',
+        profile: profile.name,
+        identity,
+        identityId: namedId('identity', identity),
+        owner: config.owner,
+        attributes,
+        strength: config.strength,
+        evidenceAt: times.issuedAt,
+        expiresAt: times.expiresAt,
+        replay,
+        mark: replay === 'reusable' ? null : markOf(issuerId, payload.jti === undefined ? `digest:${digest}` : `jti:${textClaim(payload, 'jti')}`, times.expiresAt),
+        run,
+        digest,
+      }
+      return attestation
+    },
+  }
+}
+
+/** Keyed on the name that the issuer gave, or on the decoded bytes: another spelling of the same token is the same token (T46). */
+export function markOf(issuerId: string, id: string, expiresAt: Date): Mark {
+  return { namespace: `evidence:${issuerId}`, id, until: new Date(expiresAt.getTime() + MARK_MARGIN_MS) }
+}
+
+/** What ties a shared issuer to a tenant. A dotted name is met as it stands first, then as a path of objects. */
+function checkPins(payload: Readonly<Record<string, unknown>>, config: OidcIssuerConfig): void {
+  for (const [name, allowed] of Object.entries(config.pin)) {
+    const value = Object.hasOwn(payload, name) ? payload[name] : name.split('/').reduce<unknown>((at, step) => (typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[step] : undefined), payload)
+    if ((typeof value !== 'string' && typeof value !== 'number') || !allowed.includes(String(value))) refuse('tenant_refused', name)
+  }
+}
+
+async function fetchKeys(config: OidcIssuerConfig, deps: AttestorDeps, signal: AbortSignal): Promise<KeySourceAnswer> {
+  const { keys } = config
+  if ('file' in keys) return { set: JSON.parse(await deps.readFile(keys.file)) }
+  const options = { internal: config.internal, ...(config.caFile ? { ca: await deps.readFile(config.caFile) } : {}) }
+  if ('url' in keys) return { set: await deps.outbound.getJson(keys.url, options, signal) }
+  const metadata = (await deps.outbound.getJson(`${config.issuer}/.well-known/openid-configuration`, options, signal)) as { issuer?: unknown; jwks_uri?: unknown } | null
+  if (metadata?.issuer !== config.issuer) throw new CurfewError('unavailable', 'the metadata of a trust issuer names another issuer', { reason: 'metadata_issuer_mismatch' })
+  // A document that points elsewhere may have been tampered with: its own origin, or the one that the configuration names (H13).
+  const uri = typeof metadata.jwks_uri === 'string' && URL.canParse(metadata.jwks_uri) ? new URL(metadata.jwks_uri) : null
+  if (uri?.origin !== new URL(keys.jwksOrigin ?? config.issuer).origin) {
+    throw new CurfewError('unavailable', 'the metadata of a trust issuer points its keys elsewhere', { reason: 'jwks_origin_mismatch' })
+  }
+  return { set: await deps.outbound.getJson(uri.href, options, signal) }
+}

@@ -1,0 +1,75 @@
+/** Owns the weakest evidence: a registered public key signs an assertion (RFC 7523 section 3, `private_key_jwt`). Whoever holds the key is the agent; policy caps it. */
+import type { JWK } from 'jose'
+import type { RegisteredIssuerConfig } from '../config-schema.js'
+import { namedId } from '../domain/ids.js'
+import { type AdmittedKey, admitKeys } from '../domain/jwk.js'
+import { checkTimes, inspect, type JwsProfile, textClaim, verifyJws } from '../domain/jws.js'
+import type { Evidence } from '../domain/workload.js'
+import { CurfewError } from '../domain/errors.js'
+import type { Attestor } from '../ports.js'
+import type { AttestorDeps } from './deps.js'
+import { markOf } from './oidc.js'
+import { refuse } from './profiles/profile.js'
+import { peek } from './unverified.js'
+
+const JWS: JwsProfile = { algorithms: ['ES256', 'RS256', 'EdDSA'], types: ['client-authentication+jwt', 'jwt', ''] }
+
+/** The `iss` and `sub` of an agent's assertion. */
+export const clientId = (issuer: string, agent: string) => `registered:${issuer}:${agent}`
+
+interface Agent {
+  readonly issuer: RegisteredIssuerConfig
+  readonly name: string
+  readonly owner: string
+  readonly labels: Readonly<Record<string, string>>
+  readonly key: AdmittedKey
+}
+
+export async function registeredAttestor(issuers: readonly RegisteredIssuerConfig[], deps: AttestorDeps): Promise<Attestor> {
+  const agents = new Map<string, Agent>()
+  for (const issuer of issuers.filter(i => i.enabled)) {
+    for (const agent of issuer.agents) {
+      const jwk = ('jwk' in agent.key ? agent.key.jwk : JSON.parse(await deps.readFile(agent.key.file))) as JWK
+      const [key] = admitKeys({ keys: [jwk] }, { use: 'sig', algs: JWS.algorithms })
+      if (!key) throw new CurfewError('malformed', `the key of agent ${agent.name} cannot be used`, { reason: 'key_refused', field: `issuers.${issuer.name}.agents.${agent.name}.key` })
+      agents.set(clientId(issuer.name, agent.name), { issuer, name: agent.name, owner: agent.owner, labels: agent.labels, key })
+    }
+  }
+  const choose = (evidence: Evidence) => agents.get(peek(evidence, 'iss') ?? '')
+
+  return {
+    kind: 'registered',
+    recognizes: evidence => choose(evidence) !== undefined,
+    async attest(evidence) {
+      const agent = choose(evidence)
+      if (!agent) return refuse('issuer_unknown', 'iss')
+      const { digest } = inspect(evidence.token, JWS)
+      const { payload } = await verifyJws(evidence.token, agent.key, JWS)
+      const id = clientId(agent.issuer.name, agent.name)
+      if (payload.iss !== id || payload.sub !== id) return refuse('issuer_mismatch', payload.iss === id ? 'sub' : 'iss')
+      // RFC 7523bis section 3: our issuer identifier and nothing else, as a string or an array of one.
+      const audience = Array.isArray(payload.aud) && payload.aud.length === 1 ? payload.aud[0] : payload.aud
+      if (audience !== deps.serverUrl) return refuse('audience_mismatch', 'aud')
+      const times = checkTimes(payload, { now: deps.clock.now(), toleranceSeconds: 5, maxLifeSeconds: agent.issuer.maxLifeSeconds, iatRequired: true })
+      const issuerId = namedId('issuer', agent.issuer.name)
+      const identity = `${agent.issuer.name}:agent=${agent.name}`
+      return {
+        issuer: agent.issuer.name,
+        issuerId,
+        kind: 'registered',
+        profile: 'registered',
+        identity,
+        identityId: namedId('identity', identity),
+        owner: agent.owner,
+        attributes: { agent: agent.name, ...Object.fromEntries(Object.entries(agent.labels).map(([k, v]) => [`label_${k}`, v])) },
+        strength: 1,
+        evidenceAt: times.issuedAt,
+        expiresAt: times.expiresAt,
+        replay: 'single_use',
+        mark: markOf(issuerId, `jti:${agent.name}:${textClaim(payload, 'jti')}`, times.expiresAt),
+        run: null,
+        digest,
+      }
+    },
+  }
+}
