@@ -1,7 +1,11 @@
 import { defineConfig } from 'vitest/config'
 
 /** One project a suite, so that each can be run, counted and reported alone. */
+/** What production reads compiled, tests read as it is written. */
+const alias = { '#failpoint': new URL('./src/failpoint.ts', import.meta.url).pathname }
+
 const suite = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
+  resolve: { alias },
   test: { name, include, environment: 'node' as const, testTimeout: 20_000, hookTimeout: 60_000, ...extra },
 })
 

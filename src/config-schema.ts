@@ -10,20 +10,35 @@ const capabilityName = z
 const seconds = (min: number, max: number) => z.int().min(min).max(max)
 const text = (max: number) => z.string().min(1).max(max)
 const httpUrl = z.url({ protocol: /^https?$/ }).refine(u => !u.includes('#'), 'must have no fragment')
-const hostPort = z.string().regex(/^(\[[0-9a-f:]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, 'must be host:port')
+const hostPort = z
+  .string()
+  .regex(/^(\[[0-9a-f:]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, 'must be host:port')
+  .refine(at => Number(at.slice(at.lastIndexOf(':') + 1)) <= 65_535, 'has a port above 65535')
 
-export const SECRET_REF = z.union([z.strictObject({ env: text(128) }), z.strictObject({ file: text(1024) })])
+/** Secrets are named, not written. */
+export const SECRET_REF = z.union([z.strictObject({ env: text(128) }), z.strictObject({ file: text(1024) })], {
+  error: 'is a secret, which is named and not written here: { env: NAME } or { file: PATH }',
+})
 export type SecretRef = z.infer<typeof SECRET_REF>
 
-export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => Secret) {
-  /** Secrets are named, not written. */
+/**
+ * @param resolve reads a named secret once; what it cannot read it reports through `ctx` and answers `z.NEVER`.
+ * @param toPath makes a path of the file absolute: relative ones start at the file's own directory.
+ */
+export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => Secret, toPath: (path: string) => string = path => path) {
   const secret = SECRET_REF.transform((ref, ctx) => resolve(ref, ctx))
+  const file = text(1024).transform(toPath)
+  /** An engine's own settings: free, but a secret inside is named too (`target: { url: { env: NAME } }`) and arrives as a Secret. */
+  const parameters = z
+    .record(z.string(), z.unknown())
+    .transform((value, ctx) => withSecrets(value, [], ctx, resolve) as Record<string, unknown>)
+    .default({})
 
   const vaultAuth = z.discriminatedUnion('method', [
     z.strictObject({ method: z.literal('token'), token: secret }),
     z.strictObject({ method: z.literal('approle'), mount: text(100).default('approle'), roleId: text(200), secretId: secret }),
-    z.strictObject({ method: z.literal('kubernetes'), mount: text(100).default('kubernetes'), role: text(100), tokenFile: text(1024) }),
-    z.strictObject({ method: z.literal('jwt'), mount: text(100).default('jwt'), role: text(100), tokenFile: text(1024) }),
+    z.strictObject({ method: z.literal('kubernetes'), mount: text(100).default('kubernetes'), role: text(100), tokenFile: file }),
+    z.strictObject({ method: z.literal('jwt'), mount: text(100).default('jwt'), role: text(100), tokenFile: file }),
   ])
 
   const issuerCommon = {
@@ -36,7 +51,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
 
   const keySource = z.union([
     z.strictObject({ url: httpUrl }),
-    z.strictObject({ file: text(1024) }),
+    z.strictObject({ file: file }),
     /** OpenID discovery at the issuer; `jwks_uri` must have the issuer's origin unless it is written here. */
     z.strictObject({ discovery: z.literal(true), jwksOrigin: httpUrl.optional() }),
   ])
@@ -69,7 +84,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     /** Allows private addresses and http for this issuer's keys (a cluster's own API server). */
     internal: z.boolean().default(false),
     /** CA bundle (PEM) for the key server, when it is not a public one. */
-    caFile: text(1024).optional(),
+    caFile: file.optional(),
   })
 
   const spiffeIssuer = z.strictObject({
@@ -81,9 +96,9 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       .regex(/^[a-z0-9._-]+$/),
     audience: text(255).optional(),
     bundle: z.union([
-      z.strictObject({ file: text(1024) }),
+      z.strictObject({ file: file }),
       z.strictObject({ endpoint: httpUrl, profile: z.literal('https_web') }),
-      z.strictObject({ endpoint: httpUrl, profile: z.literal('https_spiffe'), serverId: text(2048), bootstrapFile: text(1024) }),
+      z.strictObject({ endpoint: httpUrl, profile: z.literal('https_spiffe'), serverId: text(2048), bootstrapFile: file }),
     ]),
     /** Path prefixes that may ask at all, on segment boundaries; empty means all of the trust domain. */
     paths: z.array(z.string().regex(/^(\/[A-Za-z0-9._-]+)+$/)).default([]),
@@ -100,7 +115,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
           name,
           owner: text(200),
           /** Public JWK, inline or in a file. */
-          key: z.union([z.strictObject({ file: text(1024) }), z.strictObject({ jwk: z.record(z.string(), z.unknown()) })]),
+          key: z.union([z.strictObject({ file: file }), z.strictObject({ jwk: z.record(z.string(), z.unknown()) })]),
           labels: z.record(name, text(200)).default({}),
         }),
       )
@@ -121,7 +136,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     name: capabilityName,
     summary: text(300),
     engine: z.enum(['jwt', 'vault-database', 'memory']),
-    parameters: z.record(z.string(), z.unknown()).default({}),
+    parameters,
     audience: name.optional(),
     scopes: z
       .array(
@@ -181,8 +196,8 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       maxConnections: z.int().min(10).max(100_000).default(5_000),
     }),
     store: z.discriminatedUnion('kind', [
-      z.strictObject({ kind: z.literal('postgres'), url: secret, maxConnections: z.int().min(2).max(200).default(16), caFile: text(1024).optional() }),
-      z.strictObject({ kind: z.literal('pglite'), dir: text(1024) }),
+      z.strictObject({ kind: z.literal('postgres'), url: secret, maxConnections: z.int().min(2).max(200).default(16), caFile: file.optional() }),
+      z.strictObject({ kind: z.literal('pglite'), dir: file }),
       z.strictObject({ kind: z.literal('memory') }),
     ]),
     queue: z.discriminatedUnion('kind', [
@@ -198,7 +213,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       .strictObject({
         address: httpUrl,
         namespace: text(200).optional(),
-        caFile: text(1024).optional(),
+        caFile: file.optional(),
         /** The token role under which per-issuance tokens are made. */
         tokenRole: text(100).default('curfew'),
         issuer: vaultAuth,
@@ -209,7 +224,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     issuers: z.array(z.discriminatedUnion('kind', [oidcIssuer, spiffeIssuer, registeredIssuer])).min(1),
     audiences: z.array(audience).default([]),
     capabilities: z.array(capability).min(1),
-    policies: z.strictObject({ dir: text(1024) }),
+    policies: z.strictObject({ dir: file }),
     signals: signals.default({ sources: [], rules: [] }),
     tasks: z
       .strictObject({
@@ -232,18 +247,22 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
 
   return shape.superRefine((config, ctx) => {
     const refuse = (path: (string | number)[], message: string) => ctx.addIssue({ code: 'custom', path, message })
-    const unique = (list: readonly { name: string }[], at: string) => {
+    const unique = (list: readonly { name: string }[], at: (string | number)[]) => {
       const seen = new Set<string>()
       for (const [i, item] of list.entries()) {
-        if (seen.has(item.name)) refuse([at, i, 'name'], `is used twice: ${item.name}`)
+        if (seen.has(item.name)) refuse([...at, i, 'name'], `is used twice: ${item.name}`)
         seen.add(item.name)
       }
       return seen
     }
-    const issuers = unique(config.issuers, 'issuers')
-    const audiences = unique(config.audiences, 'audiences')
-    unique(config.capabilities, 'capabilities')
-    const sources = unique(config.signals.sources, 'signals.sources')
+    const issuers = unique(config.issuers, ['issuers'])
+    const audiences = unique(config.audiences, ['audiences'])
+    unique(config.capabilities, ['capabilities'])
+    const sources = unique(config.signals.sources, ['signals', 'sources'])
+    unique(config.signals.rules, ['signals', 'rules'])
+    if (config.server.listen === config.server.internal && !config.server.listen.endsWith(':0'))
+      refuse(['server', 'internal'], 'is the public listener: metrics and verbose health need one of their own')
+    if (config.tasks.defaultLifeSeconds > config.tasks.maxLifeSeconds) refuse(['tasks', 'defaultLifeSeconds'], 'is above maxLifeSeconds')
 
     if (config.mode === 'production') {
       if (!config.server.url.startsWith('https://')) refuse(['server', 'url'], 'must be https outside dev mode')
@@ -269,7 +288,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
         if (config.mode === 'production' && !issuer.internal && !issuer.issuer.startsWith('https://'))
           refuse(['issuers', i, 'issuer'], 'must be https unless the issuer is marked internal')
       }
-      if (issuer.kind === 'registered') unique(issuer.agents, `issuers.${i}.agents`)
+      if (issuer.kind === 'registered') unique(issuer.agents, ['issuers', i, 'agents'])
     }
     for (const [i, c] of config.capabilities.entries()) {
       if (c.audience !== undefined && !audiences.has(c.audience)) refuse(['capabilities', i, 'audience'], `names no audience: ${c.audience}`)
@@ -295,6 +314,22 @@ export type SpiffeIssuerConfig = Extract<IssuerConfig, { kind: 'spiffe' }>
 export type RegisteredIssuerConfig = Extract<IssuerConfig, { kind: 'registered' }>
 export type VaultConfig = NonNullable<Config['vault']>
 export type VaultAuth = VaultConfig['issuer']
+
+/** Walks an engine's settings: what has the shape of a named secret becomes the Secret. */
+function withSecrets(value: unknown, path: (string | number)[], ctx: z.RefinementCtx, resolve: (ref: SecretRef, ctx: z.RefinementCtx) => Secret): unknown {
+  if (Array.isArray(value)) return value.map((item, i) => withSecrets(item, [...path, i], ctx, resolve))
+  if (typeof value !== 'object' || value === null) return value
+  const ref = SECRET_REF.safeParse(value)
+  if (ref.success) {
+    const at = { ...ctx, addIssue: (issue: Parameters<z.RefinementCtx['addIssue']>[0]) => ctx.addIssue(issueAt(path, issue)) }
+    return resolve(ref.data, at as z.RefinementCtx)
+  }
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, withSecrets(item, [...path, key], ctx, resolve)]))
+}
+
+function issueAt(path: (string | number)[], issue: Parameters<z.RefinementCtx['addIssue']>[0]): Parameters<z.RefinementCtx['addIssue']>[0] {
+  return typeof issue === 'string' ? { code: 'custom', message: issue, path } : { ...issue, path: [...path, ...(issue.path ?? [])] }
+}
 
 /** The claims of which one must be pinned before an issuer that signs for everybody may load (T33, P9). Null: one tenant only. */
 function sharedIssuer(issuer: string): readonly string[] | null {

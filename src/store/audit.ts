@@ -2,17 +2,17 @@
 import type { AuditEvent } from '../domain/audit.js'
 import type { AuditLog } from '../ports.js'
 import { toAuditRow } from './rows.js'
-import type { Sql, Tx } from './sql.js'
+import { evidenceJson, type Sql, type Tx } from './sql.js'
 
 /** One statement however many rows: an act on a hundred credentials writes its hundred rows at once. */
-export async function writeAudit(tx: Tx, events: readonly AuditEvent[]): Promise<void> {
+export async function writeAudit(tx: Pick<Tx, 'query'>, events: readonly AuditEvent[]): Promise<void> {
   if (events.length === 0) return
   const rows = events.map(e => ({ kind: e.kind, actor: e.actor, subject: e.subject, reason: e.reason, request_id: e.requestId, data: e.data }))
   await tx.query(
     `insert into curfew.audit (at, kind, actor, subject, reason, request_id, data)
-     select curfew.now(), e.kind, e.actor, e.subject, e.reason, e.request_id, e.data
-     from jsonb_to_recordset($1::jsonb) as e(kind text, actor jsonb, subject text, reason text, request_id text, data jsonb)`,
-    [JSON.stringify(rows)],
+     select n.at, e.kind, e.actor, e.subject, e.reason, e.request_id, e.data
+     from (select curfew.now() as at) n, jsonb_to_recordset($1::jsonb) as e(kind text, actor jsonb, subject text, reason text, request_id text, data jsonb)`,
+    [evidenceJson(rows)],
   )
 }
 

@@ -1,28 +1,44 @@
-/** Owns credentials at rest: every transition is a compare-and-set, every claim a fence. */
-import { backoffSeconds, CLAIM_MS, type Credential, type CredentialState, STUCK_AFTER } from '../domain/credential.js'
+/** Owns credentials at rest: how they come to be, are found and fall due; every transition is a compare-and-set. */
+import type { Credential, CredentialState } from '../domain/credential.js'
+import { CurfewError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
-import { byBroker, type Reason } from '../domain/revocation.js'
+import { byBroker } from '../domain/revocation.js'
 import type { CredentialStore } from '../ports.js'
+import { issueOfRow, issueScopes, judgeStanding, workloadScopes } from './admission.js'
 import { writeAudit } from './audit.js'
-import { lockCutoffs, lockOpenTasks, refuseBarred } from './checks.js'
-import { closeRows, insertCredential, issuedEvent } from './credential-writes.js'
+import { actOf, closeBehind, closeRows, drain } from './closing.js'
+import { destroying } from './destroying.js'
+import { credentialMade, handleRecorded } from './events.js'
+import { lockCutoffs, lockTasks, readFacts } from './facts.js'
+import { issueAll, type Member } from './issue.js'
 import { toCredential } from './rows.js'
 import type { Row, Sql } from './sql.js'
-
-/** Seconds until a waiting row is looked at again: it waits for a listing, not for a backend. */
-const WAIT_SECONDS = 5
+import { runsOf } from './tasks.js'
 
 export interface CredentialStoreDeps {
-  /** HMAC under the server's key: a stolen database must not help to guess a secret (security.md 4). */
+  /** HMAC under the server's key: a stolen database must not help to guess a secret. */
   readonly sealDigest: (digest: string) => string
 }
 
-export function credentialStore(sql: Sql, deps: CredentialStoreDeps): CredentialStore {
-  const one = (rows: Row[]): Credential | null => (rows[0] ? toCredential(rows[0]) : null)
+const one = (rows: Row[]): Credential | null => (rows[0] ? toCredential(rows[0]) : null)
 
+/** The plain road: one member, one transaction, a refusal undoes it. */
+export const issueOne = (sql: Sql, member: Member): Promise<Credential> =>
+  sql.tx(async tx => {
+    const [outcome] = await issueAll(tx, [member])
+    if (!outcome || 'refusal' in outcome) throw outcome?.refusal
+    return outcome.credential
+  })
+
+/** @param record how local kinds are committed: one by one, or in batches. */
+export function credentialStore(
+  sql: Sql,
+  deps: CredentialStoreDeps,
+  record: (member: Member) => Promise<Credential> = member => issueOne(sql, member),
+): CredentialStore {
   return {
-    intend: (grant, options) => sql.tx(tx => insertCredential(tx, grant, options, null)),
-    record: (grant, minted, options) => sql.tx(tx => insertCredential(tx, grant, options, { minted, digest: deps.sealDigest(minted.secret.digest()) })),
+    intend: (grant, options) => issueOne(sql, { grant, options, made: null }),
+    record: (grant, minted, options) => record({ grant, options, made: { minted, digest: deps.sealDigest(minted.secret.digest()) } }),
 
     recordHandle: (credential, handle) =>
       sql.tx(async tx => {
@@ -33,7 +49,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps): Credential
             [credential.id, credential.version, JSON.stringify(handle)],
           ),
         )
-        if (recorded) await writeAudit(tx, [{ kind: 'credential.handle_recorded', actor: byBroker('issue'), subject: credential.id, reason: null, requestId: null, data: {} }])
+        if (recorded) await writeAudit(tx, [handleRecorded(recorded)])
         return recorded
       }),
     async noteHandle(id, handle) {
@@ -43,17 +59,16 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps): Credential
     settle: (credential, minted, context) =>
       sql.tx(async tx => {
         await lockCutoffs(tx, 'shared')
-        await lockOpenTasks(tx, [credential.task, ...credential.ancestors])
-        const [run] = await tx.query<{ run: string | null }>('select run from curfew.tasks where id = $1', [credential.task])
-        await refuseBarred(tx, {
-          identity: credential.identity,
-          issuer: credential.issuer,
-          issuerId: credential.issuerId,
-          capabilities: [credential.capability],
-          kid: minted.kid,
-          run: run?.run ?? null,
-          issuedAt: credential.issuedAt,
-        })
+        const tasks = await lockTasks(tx, [credential.task, ...credential.ancestors])
+        const issue = issueOfRow(credential, minted.kid, tasks.get(credential.task)?.run ?? null)
+        const facts = await readFacts(tx, tasks, [...issueScopes(issue), ...[...tasks.values()].flatMap(workloadScopes)], runsOf(issue))
+        try {
+          judgeStanding(facts, issue)
+        } catch (error) {
+          // Ended, barred or cut off while it was made: overtaken, and the caller destroys what he made.
+          if (error instanceof CurfewError && error.code !== 'unavailable') return null
+          throw error
+        }
         const active = one(
           await tx.query(
             `update curfew.credentials
@@ -63,7 +78,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps): Credential
             [credential.id, credential.version, JSON.stringify(minted.handle), deps.sealDigest(minted.secret.digest()), minted.kid, minted.expiresAt],
           ),
         )
-        if (active) await writeAudit(tx, [issuedEvent('credential.issued', active, context)])
+        if (active) await writeAudit(tx, [credentialMade('credential.issued', active, null, context)])
         return active
       }),
 
@@ -75,7 +90,12 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps): Credential
         params.push(value)
         where.push(clause.replaceAll('?', `$${params.length}`))
       }
-      if (f.task) add('(task = ? or ? = any(ancestors))', f.task)
+      // A task's own and those of all below it, by way of the tasks: their index is small.
+      if (f.task)
+        add(
+          'task in (with recursive tree as (select r.id from curfew.tasks r where r.id = ? union select t.id from curfew.tasks t join tree on t.parent = tree.id) select id from tree)',
+          f.task,
+        )
       if (f.identity) add('identity = ?', f.identity)
       if (f.capability) add('capability = ?', f.capability)
       if (f.revocation) add('revocation = ?', f.revocation)
@@ -84,7 +104,10 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps): Credential
       if (f.state === 'live') where.push(`state in ('pending', 'active', 'revoking', 'stuck')`)
       else if (f.state) add('state = ?', f.state)
       params.push(f.limit)
-      const rows = await sql.query(`select * from curfew.credentials ${where.length ? `where ${where.join(' and ')}` : ''} order by id desc limit $${params.length}`, params)
+      const rows = await sql.query(
+        `select * from curfew.credentials ${where.length ? `where ${where.join(' and ')}` : ''} order by id desc limit $${params.length}`,
+        params,
+      )
       return rows.map(toCredential)
     },
     live: async id =>
@@ -92,17 +115,23 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps): Credential
         await sql.query(
           `select c.* from curfew.credentials c
            where c.id = $1 and c.state = 'active' and c.expires_at > curfew.now()
-             and not exists (select 1 from curfew.tasks t where (t.id = c.task or t.id = any(c.ancestors)) and (t.state <> 'open' or t.deadline_at <= curfew.now()))
+             and not exists (select 1 from curfew.tasks t where t.id = any(array_append(c.ancestors, c.task)) and (t.state <> 'open' or t.deadline_at <= curfew.now()))
              and not exists (
-               select 1 from (values ('identity', c.identity), ('issuer', c.issuer), ('issuer', c.issuer_id), ('key', c.kid), ('capability', c.capability), ('all', '*')) s(kind, key)
-               join curfew.revocations r on r.kind = s.kind and r.key = s.key and r.issued_before >= c.issued_at)`,
+               select 1 from curfew.revocations r
+               where r.scope = any(array['identity:' || c.identity, 'issuer:' || c.issuer, 'issuer:' || c.issuer_id, 'key:' || c.kid, 'capability:' || c.capability, 'all:*',
+                                         'credential:' || c.id, 'task:' || c.task] || array(select 'task:' || a from unnest(c.ancestors) a))
+                 and (r.issued_before is null or r.issued_before >= c.issued_at))`,
           [id],
         ),
       ),
     async counts() {
       const rows = await sql.query<{ state: CredentialState; n: number }>('select state, count(*)::int as n from curfew.credentials group by state')
-      const [late] = await sql.query<{ seconds: number | null }>(
-        `select extract(epoch from curfew.now() - min(expires_at))::float8 as seconds from curfew.credentials where state = 'active' and expires_at <= curfew.now()`,
+      const [late] = await sql.query<{ seconds: number }>(
+        `select greatest(0, extract(epoch from n.at - least(
+           (select min(expires_at) from curfew.credentials where state = 'active'),
+           (select min(deadline_at) from curfew.credentials where state = 'pending'),
+           (select min(next_attempt_at) from curfew.credentials where state in ('revoking', 'stuck')))))::float8 as seconds
+         from (select curfew.now() as at) n`,
       )
       const counts = { pending: 0, active: 0, revoking: 0, stuck: 0, revoked: 0 }
       for (const r of rows) counts[r.state] = r.n
@@ -112,124 +141,54 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps): Credential
     expire: limit =>
       sql.tx(async tx => {
         const due = await tx.query<{ id: string }>(
-          `select id from curfew.credentials where state = 'active' and expires_at <= curfew.now() order by expires_at limit $1 for update skip locked`,
+          `select id from curfew.credentials where state = 'active' and expires_at <= (select curfew.now()) order by expires_at limit $1 for update skip locked`,
           [limit],
         )
-        return closeRows(
-          tx,
-          due.map(r => r.id),
-          'expired',
-          null,
-          byBroker('expire'),
-          null,
-        )
+        const closings = due.map(r => ({ id: r.id, reason: 'expired' as const, revocation: null }))
+        return closeRows(tx, closings, byBroker('expire'), null)
       }),
-    closeOverdue: limit =>
-      sql.tx(async tx => {
-        const due = await tx.query<{ id: string; why: Reason }>(
-          `select c.id, case when c.state = 'pending' and c.deadline_at <= curfew.now() then 'issuance_failed'
-                             when exists (select 1 from curfew.tasks t where (t.id = c.task or t.id = any(c.ancestors)) and t.state <> 'open') then 'parent_ended'
-                             else 'requested' end as why
-           from curfew.credentials c
-           where (c.state = 'pending' and c.deadline_at <= curfew.now())
-              or (c.state in ('pending', 'active') and (
-                   exists (select 1 from curfew.tasks t where (t.id = c.task or t.id = any(c.ancestors)) and t.state <> 'open')
-                   or exists (select 1 from (values ('identity', c.identity), ('issuer', c.issuer), ('issuer', c.issuer_id), ('key', c.kid), ('capability', c.capability), ('all', '*')) s(kind, key)
-                              join curfew.revocations r on r.kind = s.kind and r.key = s.key and r.issued_before >= c.issued_at)))
-           limit $1 for update of c skip locked`,
-          [limit],
-        )
-        const moved: Credential[] = []
-        for (const why of new Set(due.map(r => r.why))) {
-          const ids = due.filter(r => r.why === why).map(r => r.id)
-          moved.push(...(await closeRows(tx, ids, why, null, byBroker('sweep'), null)))
-        }
-        return moved
-      }),
+    closeOverdue: limit => closeOverdue(sql, limit),
 
-    async due(limit, engine) {
-      const rows = await sql.query(
-        `select * from curfew.credentials
-         where state in ('revoking', 'stuck') and ($2::text is null or engine = $2) and next_attempt_at <= curfew.now() and (claimed_until is null or claimed_until < curfew.now())
-         order by next_attempt_at limit $1`,
-        [limit, engine ?? null],
-      )
-      return rows.map(toCredential)
-    },
-    async claim(id, version) {
-      const credential = one(
-        await sql.query(
-          `update curfew.credentials set version = version + 1, claimed_until = curfew.now() + make_interval(secs => $3::double precision)
-           where id = (select id from curfew.credentials
-                       where id = $1 and state in ('revoking', 'stuck') and ($2::int is null or version = $2) and next_attempt_at <= curfew.now()
-                         and (claimed_until is null or claimed_until < curfew.now())
-                       for update skip locked)
-           returning *`,
-          [id, version, CLAIM_MS / 1000],
-        ),
-      )
-      return credential ? { credential, version: credential.version } : null
-    },
-    confirm: (claim, probe) =>
-      sql.tx(async tx => {
-        const rows = await tx.query(
-          `update curfew.credentials set state = 'revoked', version = version + 1, revoked_at = curfew.now(), probe = $3::jsonb, failure = null, next_attempt_at = null, claimed_until = null
-           where id = $1 and version = $2 and state in ('revoking', 'stuck') returning id`,
-          [claim.credential.id, claim.version, JSON.stringify(probe)],
-        )
-        if (rows.length === 0) return false
-        await writeAudit(tx, [
-          {
-            kind: 'credential.revoked',
-            actor: byBroker('destroy'),
-            subject: claim.credential.id,
-            reason: claim.credential.reason,
-            requestId: null,
-            data: { looked: probe.looked, attempts: claim.credential.attempts },
-          },
-        ])
-        return true
-      }),
-    postpone: (claim, outcome) =>
-      sql.tx(async tx => {
-        const attempts = claim.credential.attempts + (outcome.waiting ? 0 : 1)
-        const expiryOnly = claim.credential.revocationClass === 'expiry-only'
-        const stuck = !outcome.waiting && !expiryOnly && (outcome.permanent || attempts >= STUCK_AFTER)
-        const credential = one(
-          await tx.query(
-            `update curfew.credentials
-             set state = case when $3 then 'stuck' else state end, version = version + 1, attempts = $4, failure = $5, probe = $6::jsonb, claimed_until = null,
-                 next_attempt_at = curfew.now() + make_interval(secs => $7::double precision)
-             where id = $1 and version = $2 and state in ('revoking', 'stuck') returning *`,
-            [claim.credential.id, claim.version, stuck, attempts, outcome.failure, outcome.probe ? JSON.stringify(outcome.probe) : null, outcome.waiting ? WAIT_SECONDS : backoffSeconds(attempts)],
-          ),
-        )
-        if (!credential || outcome.waiting) return credential
-        const becameStuck = credential.state === 'stuck' && claim.credential.state !== 'stuck'
-        await writeAudit(tx, [
-          {
-            kind: becameStuck ? 'credential.stuck' : 'credential.destroy_failed',
-            actor: byBroker('destroy'),
-            subject: credential.id,
-            reason: outcome.failure,
-            requestId: null,
-            data: { attempts, engine: credential.engine },
-          },
-        ])
-        return credential
-      }),
+    ...destroying(sql),
 
     async known(ids) {
       const rows = await sql.query(`select * from curfew.credentials where id = any($1::text[]) and state <> 'revoked'`, [ids])
       return new Map(rows.map(r => [r.id as CredentialId, toCredential(r)]))
     },
     async activeOf(engine, limit, after) {
-      const rows = await sql.query(`select * from curfew.credentials where engine = $1 and state = 'active' and ($3::text is null or id > $3) order by id limit $2`, [
+      const rows = await sql.query(`select * from curfew.credentials where engine = $1 and state = 'active' and id > $3 order by id limit $2`, [
         engine,
         limit,
-        after ?? null,
+        after ?? '',
       ])
       return rows.map(toCredential)
     },
   }
+}
+
+/** Lapsed mint windows, then what is behind standing cut-offs, then what hangs on tasks that those ended. */
+function closeOverdue(sql: Sql, limit: number): Promise<readonly Credential[]> {
+  return sql.tx(async tx => {
+    const sweep = byBroker('sweep')
+    const lapsed = await tx.query<{ id: string }>(
+      `select id from curfew.credentials where state = 'pending' and deadline_at <= (select curfew.now()) order by deadline_at limit $1 for update skip locked`,
+      [limit],
+    )
+    const moved = await closeRows(
+      tx,
+      lapsed.map(r => ({ id: r.id, reason: 'issuance_failed' as const, revocation: null })),
+      sweep,
+      null,
+    )
+    const standing = await tx.query('select * from curfew.revocations where closed_at is null order by seq for update skip locked')
+    for (const r of standing) {
+      if (moved.length >= limit) return moved
+      const cut = { id: r.id as string, kind: r.kind as never, key: r.key as string, issuedBefore: r.issued_before as Date, act: actOf(r) }
+      const { credentials, done } = await closeBehind(tx, cut, limit - moved.length)
+      moved.push(...credentials)
+      if (done) await tx.query('update curfew.revocations set closed_at = curfew.now() where id = $1', [r.id])
+    }
+    if (moved.length < limit) moved.push(...(await drain(tx, limit - moved.length, sweep)))
+    return moved
+  })
 }

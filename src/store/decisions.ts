@@ -2,47 +2,30 @@
 import type { Decision } from '../domain/decision.js'
 import type { Context, DecisionLog } from '../ports.js'
 import { writeAudit } from './audit.js'
+import { decided } from './events.js'
 import { toDecision } from './rows.js'
-import type { Sql, Tx } from './sql.js'
+import { evidenceJson, type Sql, type Tx } from './sql.js'
 
-export async function writeDecisions(tx: Tx, decisions: readonly Decision[], context: Context): Promise<void> {
-  for (const d of decisions) {
-    await tx.query(
-      `insert into curfew.decisions (id, at, allowed, identity, issuer, capability, task, policies, digest, obligations, reason, explanation, attributes)
-       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, $11, $12::jsonb, $13::jsonb)`,
-      [
-        d.id,
-        d.at,
-        d.allowed,
-        d.identity,
-        d.issuer,
-        d.capability,
-        d.task,
-        d.policies,
-        d.digest,
-        JSON.stringify(d.obligations),
-        d.reason,
-        d.explanation ? JSON.stringify(d.explanation) : null,
-        JSON.stringify(d.attributes),
-      ],
-    )
-  }
-  await writeAudit(
-    tx,
-    decisions.map(d => ({
-      kind: d.allowed ? ('decision.permitted' as const) : ('decision.denied' as const),
-      actor: context.actor,
-      subject: d.id,
-      reason: d.reason,
-      requestId: context.requestId,
-      data: { capability: d.capability, identity: d.identity, policies: d.policies, digest: d.digest },
-    })),
+/** Each decision once, with one audit row, however often it is acted on: who opens a task and issues on the same permit decided once. */
+export async function writeDecisions(tx: Tx, decisions: readonly { decision: Decision; context: Context }[]): Promise<void> {
+  if (decisions.length === 0) return
+  const rows = await tx.query<{ id: string }>(
+    `insert into curfew.decisions (id, at, allowed, identity, issuer, capability, task, policies, digest, obligations, reason, explanation, attributes)
+     select id, at, allowed, identity, issuer, capability, task, policies, digest, obligations, reason, explanation, attributes
+     from jsonb_populate_recordset(null::curfew.decisions, $1::jsonb) on conflict (id) do nothing returning id`,
+    [evidenceJson(decisions.map(d => d.decision))],
   )
+  const fresh = new Set(rows.map(r => r.id))
+  const events = new Map(decisions.filter(d => fresh.has(d.decision.id)).map(d => [d.decision.id, decided(d.decision, d.context)]))
+  await writeAudit(tx, [...events.values()])
 }
 
 export function decisionLog(sql: Sql): DecisionLog {
   return {
-    deny: (decision, context) => sql.tx(tx => writeDecisions(tx, [decision], context)),
+    deny: (decision, context) => {
+      if (decision.allowed) throw new TypeError('a permit is recorded by the transaction that acts on it')
+      return sql.tx(tx => writeDecisions(tx, [{ decision, context }]))
+    },
     async get(id) {
       const [row] = await sql.query('select * from curfew.decisions where id = $1', [id])
       return row ? toDecision(row) : null

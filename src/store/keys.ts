@@ -1,6 +1,7 @@
 /** Owns signing keys at rest: sealed by their signer, opaque here. */
 import type { KeyStore } from '../ports.js'
 import { writeAudit } from './audit.js'
+import { keyEvent } from './events.js'
 import { toKey } from './rows.js'
 import type { Sql } from './sql.js'
 
@@ -18,12 +19,13 @@ export function keyStore(sql: Sql): KeyStore {
           [key.kid, key.keyClass, key.alg, JSON.stringify(key.publicJwk), key.sealed, key.state, key.activatesInSeconds],
         )
         if (row) {
-          await writeAudit(tx, [
-            { kind: 'key.created', actor: context.actor, subject: key.kid, reason: null, requestId: context.requestId, data: { class: key.keyClass, alg: key.alg, state: key.state } },
-          ])
+          await writeAudit(tx, [keyEvent('key.created', key.kid, { class: key.keyClass, alg: key.alg, state: key.state }, context)])
           return toKey(row)
         }
-        const [met] = await tx.query('select * from curfew.signing_keys where class = $1 and alg = $2 and state = $3', [key.keyClass, key.alg, key.state])
+        const [met] = await tx.query(
+          'select * from curfew.signing_keys where kid = $4 or (class = $1 and alg = $2 and state = $3) order by kid = $4 desc limit 1',
+          [key.keyClass, key.alg, key.state, key.kid],
+        )
         return toKey(met as Record<string, unknown>)
       }),
     promote: (kid, retainSeconds, context) =>
@@ -40,10 +42,7 @@ export function keyStore(sql: Sql): KeyStore {
           [next.class, next.alg, retainSeconds],
         )
         await tx.query(`update curfew.signing_keys set state = 'current' where kid = $1`, [kid])
-        await writeAudit(tx, [
-          ...retired.map(r => ({ kind: 'key.retired' as const, actor: context.actor, subject: r.kid, reason: null, requestId: context.requestId, data: {} })),
-          { kind: 'key.activated' as const, actor: context.actor, subject: kid, reason: null, requestId: context.requestId, data: {} },
-        ])
+        await writeAudit(tx, [...retired.map(r => keyEvent('key.retired', r.kid, { by: kid }, context)), keyEvent('key.activated', kid, {}, context)])
       }),
   }
 }

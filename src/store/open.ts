@@ -1,5 +1,6 @@
 /** Owns opening the store that the configuration names. */
 import { readFile } from 'node:fs/promises'
+import { CurfewError } from '../domain/errors.js'
 import type { Secret } from '../domain/secret.js'
 import type { Store } from '../ports.js'
 import { auditLog } from './audit.js'
@@ -8,14 +9,14 @@ import { credentialStore } from './credentials.js'
 import { decisionLog } from './decisions.js'
 import { keyStore } from './keys.js'
 import type { Log } from './log.js'
-import { replayGuard } from './marks.js'
+import { forgetMarks, replayGuard } from './marks.js'
 import { checkMigrations, migrate, readMigrations } from './migrate.js'
 import { operatorStore } from './operators.js'
-import { pgliteSql } from './pglite.js'
-import { postgresSql } from './postgres.js'
+import { pgliteDriver } from './pglite.js'
+import { postgresDriver } from './postgres.js'
 import { revocationLog } from './revocations.js'
 import { signalStore } from './signals.js'
-import type { Sql } from './sql.js'
+import { type Sql, sqlOver } from './sql.js'
 import { taskStore } from './tasks.js'
 
 export type StoreConfig =
@@ -28,69 +29,104 @@ export interface StoreDeps {
   readonly migrationsDir: string
   readonly sealDigest: (digest: string) => string
   readonly log: Log
+  readonly readFile?: (path: string) => Promise<string>
 }
 
+/** Two ways to one database. */
+export interface Connections {
+  readonly main: Sql
+  /** For revocations: never waits behind issuing for a connection. */
+  readonly urgent: Sql
+  close(): Promise<void>
+}
+
+/** One for a commit that waits for the cut-off lock, one for the next, one for the feed's readers. */
+const URGENT_CONNECTIONS = 3
+const PING_MS = 2_000
+
+const text = (path: string) => readFile(path, 'utf8')
+
 /** Connects without migrating: for `curfew migrate`, and below. */
-export async function connect(config: StoreConfig, log: Log): Promise<Sql> {
+export async function connect(config: StoreConfig, log: Log, read = text): Promise<Connections> {
   switch (config.kind) {
-    case 'postgres':
-      return postgresSql({
-        url: config.url.reveal().token as string,
-        maxConnections: config.maxConnections,
-        log,
-        ...(config.caFile === undefined ? {} : { ca: await readFile(config.caFile, 'utf8') }),
-      })
+    case 'postgres': {
+      const server = { url: config.url.reveal().token as string, log, ...(config.caFile === undefined ? {} : { ca: await read(config.caFile) }) }
+      const main = sqlOver(postgresDriver({ ...server, maxConnections: config.maxConnections }))
+      const urgent = sqlOver(postgresDriver({ ...server, maxConnections: URGENT_CONNECTIONS }))
+      return { main, urgent, close: async () => void (await Promise.all([main.close(), urgent.close()])) }
+    }
     case 'pglite':
-      return pgliteSql(config.dir)
+      return alone(sqlOver(await pgliteDriver(config.dir)))
     case 'memory':
-      return pgliteSql(null)
+      return alone(sqlOver(await pgliteDriver(null)))
     default:
       return config satisfies never
   }
 }
 
+const alone = (sql: Sql): Connections => ({ main: sql, urgent: sql, close: () => sql.close() })
+
 /** A server's database is migrated by an operator (`curfew migrate`), an embedded one by whoever opens it. */
 export async function openStore(config: StoreConfig, deps: StoreDeps): Promise<Store> {
-  const sql = await connect(config, deps.log)
+  const connections = await connect(config, deps.log, deps.readFile)
   try {
-    const migrations = await readMigrations(deps.migrationsDir)
-    if (config.kind === 'postgres') await checkMigrations(sql, migrations)
-    else await migrate(sql, migrations)
-    return await storeOver(sql, config.kind, deps, () => checkMigrations(sql, migrations))
+    const migrations = await readMigrations(deps.migrationsDir, deps.readFile)
+    if (config.kind === 'postgres') await checkMigrations(connections.main, migrations)
+    else await migrate(connections.main, migrations)
+    return await storeOver(connections, config.kind, deps, () => checkMigrations(connections.main, migrations))
   } catch (error) {
-    await sql.close()
+    await connections.close()
     throw error
   }
 }
 
-export async function storeOver(sql: Sql, kind: Store['kind'], deps: Pick<StoreDeps, 'sealDigest' | 'log'>, check: () => Promise<void>): Promise<Store> {
-  const clock = await databaseClock(sql, deps.log)
+export async function storeOver(
+  connections: Connections,
+  kind: Store['kind'],
+  deps: Pick<StoreDeps, 'sealDigest' | 'log'>,
+  check: () => Promise<void>,
+): Promise<Store> {
+  const { main, urgent } = connections
+  const clock = await databaseClock(main, deps.log)
   return {
     kind,
-    tasks: taskStore(sql),
-    credentials: credentialStore(sql, deps),
-    revocations: revocationLog(sql),
-    audit: auditLog(sql),
-    decisions: decisionLog(sql),
-    signals: signalStore(sql),
-    operators: operatorStore(sql),
-    keys: keyStore(sql),
-    replay: replayGuard(sql),
+    tasks: taskStore(main),
+    credentials: credentialStore(main, deps),
+    revocations: revocationLog(urgent),
+    audit: auditLog(main),
+    decisions: decisionLog(main),
+    signals: signalStore(main),
+    operators: operatorStore(main),
+    keys: keyStore(main),
+    replay: replayGuard(main),
     clock,
-    withLock: (name, fn) => sql.withLock(name, fn),
-    ping: check,
+    withLock: (name, fn) => main.withLock(name, fn),
+    async ping() {
+      await within(PING_MS, check())
+      await within(PING_MS, clock.measure())
+    },
     async forget(limit) {
-      const marks = await sql.query(
-        'delete from curfew.marks where (namespace, id) in (select namespace, id from curfew.marks where until < curfew.now() limit $1) returning id',
-        [limit],
-      )
-      await sql.query('delete from curfew.deny_markers where until < curfew.now()')
-      await sql.query('delete from curfew.tombstones where until < curfew.now()')
-      return marks.length
+      const marks = await forgetMarks(main, limit)
+      await main.query('delete from curfew.deny_markers where until < (select curfew.now())')
+      await main.query('delete from curfew.tombstones where until < (select curfew.now())')
+      return marks
     },
     async close() {
       clock.stop()
-      await sql.close()
+      await connections.close()
     },
+  }
+}
+
+/** The embedded database knows no deadlines of its own. */
+async function within<T>(ms: number, act: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, refuse) => {
+    timer = setTimeout(() => refuse(new CurfewError('unavailable', 'the store does not answer', { reason: 'store_unavailable', retryAfterSeconds: 1 })), ms)
+  })
+  try {
+    return await Promise.race([act, late])
+  } finally {
+    clearTimeout(timer)
   }
 }

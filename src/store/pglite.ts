@@ -1,126 +1,68 @@
-/** Owns the embedded database: one process, one directory, an exclusive lock taken before it is opened. */
-import { closeSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs'
+/** Owns the embedded database: one process, one session, one directory. */
 import { join } from 'node:path'
-import type { Transaction } from '@electric-sql/pglite'
-import { CurfewError } from '../domain/errors.js'
-import { retrying, type Row, type Sql, translate } from './sql.js'
+import type { PGlite, Transaction } from '@electric-sql/pglite'
+import { lockDirectory } from './directory-lock.js'
+import type { Driver, Row, Tx } from './sql.js'
 
 /**
- * Two processes open one directory without an error and lose rows (real-parts.md 5), so the lock is taken first. It survives the
- * death of a process, and promises nothing across a loss of power.
+ * Survives the death of its process, and promises nothing across a loss of power.
  * @param dir the data directory, or null for one in memory.
+ * @param template a dumped directory to begin with: a copy is five times faster than a new one.
  */
-export async function pgliteSql(dir: string | null): Promise<Sql> {
-  const lock = dir === null ? null : lockDirectory(dir)
+export async function pgliteDriver(dir: string | null, template?: Blob): Promise<Driver> {
+  const unlock = dir === null ? () => {} : await lockDirectory(dir)
   try {
     // Loaded here: 27 MB that a server with a PostgreSQL never needs.
     const { PGlite, types } = await import('@electric-sql/pglite')
-    const db = new PGlite({
+    const db = await PGlite.create({
       ...(dir === null ? {} : { dataDir: join(dir, 'data') }),
-      parsers: { [types.INT8]: (v: string) => Number(v), [types.TIMESTAMPTZ]: (v: string) => new Date(v) },
-    })
-    await db.waitReady
-    const held = new Set<string>()
-
-    const over = (tx: Transaction | typeof db) => ({
-      async query<R extends Row>(text: string, params: readonly unknown[] = []): Promise<R[]> {
-        return (await tx.query<R>(text, params.map(bindable))).rows
+      ...(template ? { loadDataDir: template } : {}),
+      parsers: {
+        [types.INT8]: (v: string) => Number(v),
+        [types.TIMESTAMPTZ]: (v: string) => new Date(v),
+        [types.BYTEA]: (v: string) => Buffer.from(v.slice(2), 'hex'),
       },
     })
-    return {
-      async query(text, params) {
-        try {
-          return await over(db).query(text, params)
-        } catch (error) {
-          throw translate(error)
-        }
-      },
-      tx: <T>(fn: (tx: Pick<Sql, 'query'>) => Promise<T>) => retrying(() => db.transaction(tx => fn(over(tx))) as Promise<T>),
-      async withLock(name, fn) {
-        // One session: advisory locks within it never conflict, so the process keeps count itself.
-        if (held.has(name)) return false
-        held.add(name)
-        try {
-          await fn()
-          return true
-        } finally {
-          held.delete(name)
-        }
-      },
-      async close() {
-        await db.close()
-        lock?.()
-      },
-    }
+    return driverOver(db, unlock)
   } catch (error) {
-    lock?.()
+    unlock()
     throw error
   }
 }
 
-/** PGlite binds objects as JSON text and arrays by their own serializer; dates travel as ISO text, which both databases read alike. */
-function bindable(value: unknown): unknown {
-  return value instanceof Date ? value.toISOString() : value
-}
-
-interface Owner {
-  readonly pid: number
-  /** The kernel's start time of that process: a pid alone is reused. Null where there is no /proc. */
-  readonly started: string | null
-}
-
-function lockDirectory(dir: string): () => void {
-  mkdirSync(dir, { recursive: true, mode: 0o700 })
-  const path = join(dir, 'lock')
-  const owner: Owner = { pid: process.pid, started: startOf(process.pid) }
-  for (let attempt = 0; attempt < 3; attempt++) {
+export function driverOver(db: PGlite, unlock: () => void = () => {}): Driver {
+  const held = new Set<string>()
+  const rows = async <R extends Row>(on: PGlite | Transaction, text: string, params: readonly unknown[]): Promise<R[]> => {
     try {
-      const fd = openSync(path, 'wx', 0o600)
-      writeSync(fd, JSON.stringify(owner))
-      closeSync(fd)
-      return () => {
-        if (readOwner(path)?.pid === process.pid) unlinkSync(path)
-      }
+      return (await on.query<R>(text, params.map(bindable))).rows
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-      const other = readOwner(path)
-      if (other === null || alive(other)) {
-        throw new CurfewError('unavailable', `the data directory is in use by process ${other?.pid ?? 'unknown'}: embedded mode is for one process`, {
-          reason: 'store_locked',
-          next: 'stop that process, or use PostgreSQL to run several',
-        })
-      }
-      unlinkSync(path)
+      // PGlite hangs the values on its errors, and errors are logged.
+      if (error instanceof Error && 'params' in error) delete error.params
+      throw error
     }
   }
-  throw new CurfewError('unavailable', 'the lock of the data directory could not be taken', { reason: 'store_locked' })
-}
-
-function readOwner(path: string): Owner | null {
-  try {
-    return JSON.parse(readFileSync(path, 'utf8')) as Owner
-  } catch {
-    // Half-written: its writer is between two system calls, or died there; a person must decide.
-    return null
+  return {
+    query: (text, params) => rows(db, text, params),
+    // Whatever is asked inside must be asked of `tx`: the one session belongs to it, and a query beside it waits for ever (real-parts.md 5).
+    transaction: <T>(fn: (tx: Tx) => Promise<T>) =>
+      db.transaction(tx => fn({ query: (text, params = []) => rows(tx, text, params), script: async text => void (await tx.exec(text)) })) as Promise<T>,
+    async withLock(name, fn) {
+      // One session: advisory locks within it never conflict, so the process keeps count itself.
+      if (held.has(name)) return false
+      held.add(name)
+      try {
+        await fn()
+        return true
+      } finally {
+        held.delete(name)
+      }
+    },
+    async close() {
+      await db.close()
+      unlock()
+    },
   }
 }
 
-function alive(owner: Owner): boolean {
-  if (owner.pid === process.pid) return true
-  try {
-    process.kill(owner.pid, 0)
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
-  return owner.started === null || startOf(owner.pid) === owner.started
-}
-
-function startOf(pid: number): string | null {
-  try {
-    // Field 22 of /proc/<pid>/stat; the command name before it may hold spaces and parentheses.
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? null
-  } catch {
-    return null
-  }
-}
+/** Dates travel as ISO text, which both databases read alike. */
+const bindable = (value: unknown): unknown => (value instanceof Date ? value.toISOString() : value)

@@ -1,11 +1,12 @@
-/** Owns the connection to a PostgreSQL server: pools, deadlines, and types that both databases agree on. */
+/** Owns the connections to a PostgreSQL server: pools, deadlines, and types that both databases agree on. */
 import pg from 'pg'
 import type { Log } from './log.js'
-import { lockNumber, retrying, type Row, type Sql, translate } from './sql.js'
+import { type Driver, lockNumber, type Row, sqlState, type Tx, translate } from './sql.js'
 
 export interface PostgresOptions {
   readonly url: string
   readonly maxConnections: number
+  /** CA bundle (PEM): then the server must show a certificate of it, whatever the URL says. */
   readonly ca?: string
   readonly log: Log
 }
@@ -13,77 +14,108 @@ export interface PostgresOptions {
 /** No statement of ours needs longer; a database that hangs is a database that is down. */
 const STATEMENT_MS = 5_000
 const CONNECT_MS = 2_000
+/** Killed by the server: a process that was stopped inside a transaction must not hold the cut-off lock against every revocation. */
+const IDLE_IN_TRANSACTION_MS = 5_000
 
 const INT8 = 20
 /** Local to our pools: the global parsers are everybody's. Our bigints are counters that fit a double for longer than the hardware lasts. */
-const types = { getTypeParser: (oid: number, format?: unknown) => (oid === INT8 ? (v: string) => Number(v) : pg.types.getTypeParser(oid, format as 'text')) } as pg.CustomTypesConfig
+const types = {
+  getTypeParser: (oid: number, format?: unknown) => (oid === INT8 ? (v: string) => Number(v) : pg.types.getTypeParser(oid, format as 'text')),
+} as pg.CustomTypesConfig
 
-export function postgresSql(options: PostgresOptions): Sql {
-  const pool = new pg.Pool({
-    connectionString: options.url,
-    max: options.maxConnections,
-    connectionTimeoutMillis: CONNECT_MS,
-    idleTimeoutMillis: 30_000,
-    statement_timeout: STATEMENT_MS,
-    query_timeout: STATEMENT_MS + 1_000,
-    idle_in_transaction_session_timeout: 15_000,
-    application_name: 'curfew',
-    types,
-    ...(options.ca ? { ssl: { ca: options.ca, rejectUnauthorized: true } } : {}),
-  })
-  pool.on('error', error => options.log.warn({ err: error }, 'an idle store connection was lost'))
-
-  async function run<R extends Row>(client: pg.Pool | pg.PoolClient, text: string, params: readonly unknown[]): Promise<R[]> {
-    return (await client.query<R>(text, params as unknown[])).rows
+export function postgresDriver(options: PostgresOptions): Driver {
+  const pool = new pg.Pool({ ...connection(options), max: options.maxConnections, idleTimeoutMillis: 30_000 })
+  /** One session that holds this process's named locks; when it dies, the server frees them. */
+  const locks = new pg.Pool({ ...connection(options), max: 1, idleTimeoutMillis: 0 })
+  for (const p of [pool, locks]) {
+    p.on('error', error => options.log.warn({ err: error }, 'an idle store connection was lost'))
+    // A client that is in use when its server dies says so by an event as well; unheard, it would end this process.
+    p.on('connect', client => client.on('error', () => {}))
   }
+  const held = new Set<string>()
 
   return {
-    async query(text, params = []) {
-      try {
-        return await run(pool, text, params)
-      } catch (error) {
-        throw translate(error)
-      }
-    },
-    tx: fn =>
-      retrying(async () => {
-        const client = await pool.connect()
-        let broken: Error | undefined
+    query: (text, params) => run(pool, text, params),
+    async transaction(fn) {
+      const client = await pool.connect()
+      let broken = false
+      /** What the server refused leaves a sound connection; after a deadline or a reset nobody knows, and it is closed, which rolls back. */
+      const noticing = async <T>(answer: Promise<T>): Promise<T> => {
         try {
-          await client.query('begin')
-          const result = await fn({ query: (text, params = []) => run(client, text, params) })
-          await client.query('commit')
-          return result
+          return await answer
         } catch (error) {
-          // A connection whose rollback fails is in an unknown state: it is closed, not returned.
-          await client.query('rollback').catch((failure: Error) => {
-            broken = failure
-          })
+          broken ||= sqlState(error) === null
           throw error
-        } finally {
-          client.release(broken)
         }
-      }),
-    async withLock(name, fn) {
-      const client = await pool.connect().catch(error => {
-        throw translate(error)
-      })
-      let broken: Error | undefined
+      }
+      const tx: Tx = {
+        query: (text, params = []) => noticing(run(client, text, params)),
+        script: async text => void (await noticing(client.query(text))),
+      }
       try {
-        const [row] = await run<{ held: boolean }>(client, 'select pg_try_advisory_lock($1::bigint) as held', [lockNumber(name)])
-        if (!row?.held) return false
-        try {
-          await fn()
-          return true
-        } finally {
-          await client.query('select pg_advisory_unlock($1::bigint)', [lockNumber(name)]).catch((failure: Error) => {
-            broken = failure
-          })
-        }
+        await noticing(client.query('begin isolation level read committed'))
+        const result = await fn(tx)
+        const end = await noticing(client.query('commit'))
+        // PostgreSQL answers the commit of a failed transaction with ROLLBACK and no error.
+        if (end.command !== 'COMMIT') throw new Error('the transaction was rolled back')
+        return result
+      } catch (error) {
+        if (!broken) await noticing(client.query('rollback')).catch(failure => options.log.warn({ err: failure }, 'a transaction ended with its connection'))
+        throw error
       } finally {
         client.release(broken)
       }
     },
-    close: () => pool.end(),
+    async withLock(name, fn) {
+      if (held.has(name)) return false
+      held.add(name)
+      try {
+        const [row] = await run<{ held: boolean }>(locks, 'select pg_try_advisory_lock($1::bigint) as held', [lockNumber(name)])
+        if (!row?.held) return false
+      } catch (error) {
+        held.delete(name)
+        throw translate(error)
+      }
+      try {
+        await fn()
+        return true
+      } finally {
+        await run(locks, 'select pg_advisory_unlock($1::bigint)', [lockNumber(name)]).catch(error =>
+          options.log.warn({ err: error }, 'a named lock was lost with its connection'),
+        )
+        held.delete(name)
+      }
+    },
+    async close() {
+      await Promise.all([pool.end(), locks.end()])
+    },
   }
+}
+
+async function run<R extends Row>(client: pg.Pool | pg.PoolClient, text: string, params: readonly unknown[]): Promise<R[]> {
+  return (await client.query<R>(text, params as unknown[])).rows
+}
+
+function connection({ url, ca }: PostgresOptions): pg.PoolConfig {
+  return {
+    connectionString: ca === undefined ? url : withoutTls(url),
+    connectionTimeoutMillis: CONNECT_MS,
+    statement_timeout: STATEMENT_MS,
+    // Ours, when the server is too dead to keep its own.
+    query_timeout: STATEMENT_MS + 1_000,
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
+    // An acknowledged revocation is on disk, whatever the server's default says (I4, F38).
+    options: '-c synchronous_commit=on',
+    keepAlive: true,
+    application_name: 'curfew',
+    types,
+    ...(ca === undefined ? {} : { ssl: { ca, rejectUnauthorized: true } }),
+  }
+}
+
+/** What a URL says about TLS would replace our own settings, and with them the CA. */
+function withoutTls(url: string): string {
+  const parsed = new URL(url)
+  for (const name of [...parsed.searchParams.keys()]) if (name.startsWith('ssl')) parsed.searchParams.delete(name)
+  return parsed.toString()
 }

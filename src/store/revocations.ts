@@ -1,31 +1,36 @@
 /** Owns the one committed act: everything that a revocation changes, in one short transaction under the exclusive cut-off lock. */
 import { CurfewError } from '../domain/errors.js'
 import { newId } from '../domain/ids.js'
-import { type Actor, type FeedEntry, isForCause, type Reason, type Selector, taskStateAfter } from '../domain/revocation.js'
+import { type FeedEntry, isForCause, type Reason, type Revocation, type Selector } from '../domain/revocation.js'
 import type { CommitOptions, RevocationLog } from '../ports.js'
+import { noSuchTask, scopeOf } from './admission.js'
 import { writeAudit } from './audit.js'
-import { lockCutoffs } from './checks.js'
-import { closeRows } from './credential-writes.js'
+import { type Act, bury, closeBehind, closeCredentialsOf, closeRows, drain, endTasks } from './closing.js'
+import { markerSet, revocationCommitted } from './events.js'
+import { lockCutoffs } from './facts.js'
 import { consume } from './marks.js'
 import { toRevocation } from './rows.js'
-import type { Sql, Tx } from './sql.js'
+import type { Row, Sql, Tx } from './sql.js'
 
 /** A feed entry must outlive the longest credential that it refuses, and a verifier's clock. Seconds: 12 h and 5 min. */
-const SCOPE_UNTIL = 43_500
-/** Beyond the end of a single credential or task. */
-const MARGIN = 60
-/** A job run is refused for as long as any runner lives. Seconds. */
-const TOMBSTONE = 86_400
-/** A scope with no more rows than this is closed inside the commit; a larger one behind it, in batches, so that no lock is held for long. */
-const INLINE_ROWS = 200
+export const SCOPE_SECONDS = 43_500
+/** Beyond the end of a single credential or task, in seconds. */
+export const ENTRY_MARGIN = 60
+/** What is behind a scope is closed inside the commit up to this many rows, and in batches behind it beyond: no lock is held for long. */
+export const INLINE_ROWS = 200
 
-interface Hit {
-  readonly tasks: readonly string[]
-  readonly credentials: readonly string[]
-  readonly untilSeconds: number
+export const noSuchCredential = () => new CurfewError('not_found', 'no such credential', { reason: 'not_found', field: 'selector.credential' })
+
+/** What one commit did, and how long its feed entry matters. */
+interface Effect {
+  readonly credentials: number
+  readonly tasks: number
+  readonly until: Date
   readonly issuedBefore: Date | null
+  readonly closed: boolean
 }
 
+/** @param sql connections of its own: revocation never waits behind issuing for one. */
 export function revocationLog(sql: Sql): RevocationLog {
   return {
     commit: (selector, reason, options) => sql.tx(tx => commit(tx, selector, reason, options)),
@@ -33,14 +38,15 @@ export function revocationLog(sql: Sql): RevocationLog {
       sql.tx(async tx => {
         // Exclusive: whoever passed the markers before this commits has settled before it, or is refused after it.
         await lockCutoffs(tx, 'exclusive')
+        // A single credential cannot be issued again; what stands behind it is its task.
+        const [row] = marker.kind === 'credential' ? await tx.query<{ task: string }>('select task from curfew.credentials where id = $1', [marker.key]) : []
         await tx.query(
-          `insert into curfew.deny_markers (kind, key, until, message, set_by) values ($1, $2, curfew.now() + make_interval(secs => $3::double precision), $4, $5::jsonb)
-           on conflict (kind, key) do update set until = greatest(curfew.deny_markers.until, excluded.until), message = excluded.message, set_by = excluded.set_by`,
-          [marker.kind, marker.key, marker.seconds, marker.message, JSON.stringify(context.actor)],
+          `insert into curfew.deny_markers as m (scope, until, message, set_by)
+           select $1, n.at + make_interval(secs => $2::double precision), $3, $4::jsonb from (select curfew.now() as at) n
+           on conflict (scope) do update set until = greatest(m.until, excluded.until), message = excluded.message, set_by = excluded.set_by`,
+          [row ? scopeOf('task', row.task) : scopeOf(marker.kind, marker.key), marker.seconds, marker.message, JSON.stringify(context.actor)],
         )
-        await writeAudit(tx, [
-          { kind: 'marker.set', actor: context.actor, subject: marker.key, reason: marker.message, requestId: context.requestId, data: { kind: marker.kind, seconds: marker.seconds } },
-        ])
+        await writeAudit(tx, [markerSet(marker, context)])
       }),
     async get(id) {
       const [row] = await sql.query('select * from curfew.revocations where id = $1', [id])
@@ -51,7 +57,7 @@ export function revocationLog(sql: Sql): RevocationLog {
     },
     async since(seq, limit) {
       const rows = await sql.query<{ seq: number; kind: FeedEntry['kind']; key: string; issued_before: Date | null; until: Date }>(
-        'select seq, kind, key, issued_before, until from curfew.revocations where seq > $1 and until > curfew.now() order by seq limit $2',
+        'select seq, kind, key, issued_before, until from curfew.revocations where seq > $1 and until > (select curfew.now()) order by seq limit $2',
         [seq, limit],
       )
       return rows.map(r => ({ seq: r.seq, kind: r.kind, key: r.key, issuedBefore: r.issued_before, until: r.until }))
@@ -59,112 +65,72 @@ export function revocationLog(sql: Sql): RevocationLog {
   }
 }
 
-async function commit(tx: Tx, selector: Selector, reason: Reason, options: CommitOptions) {
+async function commit(tx: Tx, selector: Selector, reason: Reason, options: CommitOptions): Promise<Revocation> {
   await lockCutoffs(tx, 'exclusive')
+  // Under the lock, or two commits could take their times in another order than their seq.
+  const [clock] = await tx.query<{ at: Date }>('select curfew.now() as at')
+  const at = clock?.at as Date
+  const act: Act = { id: newId('revocation'), reason, actor: options.actor, requestId: options.requestId ?? null, outcome: options.outcome ?? null }
+  const effect = await take(tx, selector, act, at)
   await consume(tx, options.marks ?? [])
-  const hit = await select(tx, selector)
-  const id = newId('revocation')
-  const ended = await endTasks(tx, hit.tasks, selector, reason, options.outcome ?? null)
-  const closed = await closeRows(tx, hit.credentials, reason, id, options.actor, options.requestId ?? null)
-  if (isForCause(reason)) await bury(tx, hit, id)
   const [row] = await tx.query(
     `with next as (update curfew.counters set value = value + 1 where name = 'seq' returning value)
-     insert into curfew.revocations (id, seq, kind, key, issued_before, reason, actor, message, at, until, credentials, tasks)
-     select $1, next.value, $2, $3, $4, $5, $6::jsonb, $7, curfew.now(), curfew.now() + make_interval(secs => $8::double precision), $9, $10 from next returning *`,
-    [id, selector.kind, selector.key, hit.issuedBefore, reason, JSON.stringify(options.actor), options.message ?? null, hit.untilSeconds, closed.length, ended.length],
+     insert into curfew.revocations (id, seq, kind, key, issued_before, reason, actor, message, at, until, credentials, tasks, closed_at)
+     select $1, next.value, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11, case when $12::boolean then $8::timestamptz end from next returning *`,
+    [
+      act.id,
+      selector.kind,
+      selector.key,
+      effect.issuedBefore,
+      reason,
+      JSON.stringify(options.actor),
+      options.message ?? null,
+      at,
+      effect.until,
+      effect.credentials,
+      effect.tasks,
+      effect.closed,
+    ],
   )
-  await writeAudit(tx, [
-    ...ended.map(task => ({ kind: 'task.ended' as const, actor: options.actor, subject: task, reason, requestId: options.requestId ?? null, data: { revocation: id, outcome: options.outcome ?? null } })),
-    auditOf(id, selector, reason, options, closed.length, ended.length),
-  ])
-  return toRevocation(row as Record<string, unknown>)
+  const revocation = toRevocation(row as Row)
+  await writeAudit(tx, [revocationCommitted(revocation, options)])
+  return revocation
 }
 
-function auditOf(id: string, selector: Selector, reason: Reason, options: CommitOptions, credentials: number, tasks: number) {
-  const actor: Actor = options.actor
-  return {
-    kind: 'revocation.committed' as const,
-    actor,
-    subject: id,
-    reason,
-    requestId: options.requestId ?? null,
-    data: { selector: { [selector.kind]: selector.key }, credentials, tasks, message: options.message ?? null },
-  }
-}
-
-/** What the selector hits now; what a scope hits later is refused by its cut-off. */
-async function select(tx: Tx, selector: Selector): Promise<Hit> {
+async function take(tx: Tx, selector: Selector, act: Act, at: Date): Promise<Effect> {
   switch (selector.kind) {
-    case 'credential': {
-      const [row] = await tx.query<{ id: string; left: number }>(
-        `select id, greatest(0, extract(epoch from expires_at - curfew.now()))::float8 as left from curfew.credentials where id = $1`,
-        [selector.key],
-      )
-      if (!row) throw new CurfewError('not_found', 'no such credential', { reason: 'not_found', field: 'selector.credential' })
-      return { tasks: [], credentials: [row.id], untilSeconds: row.left + MARGIN, issuedBefore: null }
-    }
-    case 'task': {
-      // Parents first, so that a child cannot be opened below a task that is already ending.
-      const rows = await tx.query<{ id: string; left: number }>(
-        `select id, greatest(0, extract(epoch from deadline_at - curfew.now()))::float8 as left from curfew.tasks
-         where id = $1 or $1 = any(ancestors) order by cardinality(ancestors), id for update`,
-        [selector.key],
-      )
-      const root = rows.find(r => r.id === selector.key)
-      if (!root) throw new CurfewError('not_found', 'no such task', { reason: 'not_found', field: 'selector.task' })
-      const tasks = rows.map(r => r.id)
-      const credentials = await tx.query<{ id: string }>(`select id from curfew.credentials where task = any($1::text[]) and state in ('pending', 'active') order by id`, [tasks])
-      return { tasks, credentials: credentials.map(r => r.id), untilSeconds: root.left + MARGIN, issuedBefore: null }
-    }
+    case 'credential':
+      return takeCredential(tx, selector.key, act)
+    case 'task':
+      return takeTask(tx, selector.key, act)
     default:
-      return selectScope(tx, selector)
+      return takeScope(tx, selector, act, at)
   }
 }
 
-const COLUMN = { identity: 'identity', issuer: 'issuer', key: 'kid', capability: 'capability' } as const
-
-async function selectScope(tx: Tx, selector: Exclude<Selector, { kind: 'credential' | 'task' }>): Promise<Hit> {
-  const [now] = await tx.query<{ at: Date }>('select curfew.now() as at')
-  const issuedBefore = selector.issuedBefore ?? (now?.at as Date)
-  // Fixed names from our own table; the key itself is always a parameter.
-  const scope = selector.kind === 'all' ? '$1::text = $1' : selector.kind === 'issuer' ? '(issuer = $1 or issuer_id = $1)' : `${COLUMN[selector.kind]} = $1`
-  const credentials = await tx.query<{ id: string }>(
-    `select id from curfew.credentials where ${scope} and issued_at <= $2 and state in ('pending', 'active') order by id limit ${INLINE_ROWS}`,
-    [selector.key, issuedBefore],
-  )
-  // An identity or issuer ends with its open tasks: a live task token would ask again with the same old evidence.
-  const tasks =
-    selector.kind === 'identity' || selector.kind === 'issuer' || selector.kind === 'all'
-      ? await tx.query<{ id: string }>(
-          `select id from curfew.tasks where ${selector.kind === 'all' ? '$1::text = $1' : `${selector.kind === 'issuer' ? 'issuer' : 'identity'} = $1`}
-           and state = 'open' and opened_at <= $2 order by cardinality(ancestors), id limit ${INLINE_ROWS} for update`,
-          [selector.key, issuedBefore],
-        )
-      : []
-  return { tasks: tasks.map(r => r.id), credentials: credentials.map(r => r.id), untilSeconds: SCOPE_UNTIL, issuedBefore }
+async function takeCredential(tx: Tx, id: string, act: Act): Promise<Effect> {
+  const [row] = await tx.query<{ task: string; expires_at: Date }>('select task, expires_at from curfew.credentials where id = $1 for update', [id])
+  if (!row) throw noSuchCredential()
+  const moved = await closeRows(tx, [{ id, reason: act.reason, revocation: act.id }], act.actor, act.requestId)
+  if (isForCause(act.reason)) await bury(tx, [row.task], act.id)
+  return { credentials: moved.length, tasks: 0, until: after(row.expires_at, ENTRY_MARGIN), issuedBefore: null, closed: true }
 }
 
-/** The named task ends for the reason; what hangs below it, because its parent ended. The first end stands. */
-async function endTasks(tx: Tx, ids: readonly string[], selector: Selector, reason: Reason, outcome: string | null): Promise<string[]> {
-  if (ids.length === 0) return []
-  const named = selector.kind === 'task' ? [selector.key as string] : ids
-  const rows = await tx.query<{ id: string }>(
-    `update curfew.tasks
-     set state = case when id = any($2::text[]) then $3 else 'revoked' end, end_reason = case when id = any($2::text[]) then $4 else 'parent_ended' end,
-         ended_at = curfew.now(), outcome = case when id = any($2::text[]) then $5 else null end, version = version + 1
-     where id = any($1::text[]) and state = 'open' returning id`,
-    [ids, named, taskStateAfter(reason), reason, outcome],
-  )
-  return rows.map(r => r.id)
+/** The entry names the top: verifiers find it among the ancestors that every token below carries, and nothing below outlives it. */
+async function takeTask(tx: Tx, id: string, act: Act): Promise<Effect> {
+  const [row] = await tx.query<{ deadline_at: Date }>('select deadline_at from curfew.tasks where id = $1', [id])
+  if (!row) throw noSuchTask()
+  const { all, ended } = await endTasks(tx, [id], act, true)
+  const moved = await closeCredentialsOf(tx, all, null, act.actor, act.requestId)
+  return { credentials: moved.length, tasks: ended.length, until: after(row.deadline_at, ENTRY_MARGIN), issuedBefore: null, closed: true }
 }
 
-/** The runs behind what was ended for cause: a live runner could mint fresh evidence and begin again (T71). */
-async function bury(tx: Tx, hit: Hit, revocation: string): Promise<void> {
-  await tx.query(
-    `insert into curfew.tombstones (run, until, revocation)
-     select distinct t.run, curfew.now() + make_interval(secs => $3::double precision), $4 from curfew.tasks t
-     where t.run is not null and (t.id = any($1::text[]) or t.id in (select task from curfew.credentials where id = any($2::text[])))
-     on conflict (run) do update set until = greatest(curfew.tombstones.until, excluded.until)`,
-    [hit.tasks, hit.credentials, TOMBSTONE, revocation],
-  )
+async function takeScope(tx: Tx, selector: Exclude<Selector, { kind: 'credential' | 'task' }>, act: Act, at: Date): Promise<Effect> {
+  // A cut-off in the future would refuse what nobody has issued yet: that is a deny marker's business.
+  const issuedBefore = selector.issuedBefore && selector.issuedBefore < at ? selector.issuedBefore : at
+  const { credentials, tasks } = await closeBehind(tx, { id: act.id, kind: selector.kind, key: selector.key, issuedBefore, act }, INLINE_ROWS)
+  const drained = credentials.length < INLINE_ROWS && tasks.length > 0 ? await drain(tx, INLINE_ROWS - credentials.length, act.actor) : []
+  return { credentials: credentials.length + drained.length, tasks: tasks.length, until: after(at, SCOPE_SECONDS), issuedBefore, closed: false }
 }
+
+const after = (at: Date, seconds: number) => new Date(at.getTime() + seconds * 1000)

@@ -1,6 +1,7 @@
 /** Owns signals at rest: each statement once, by its source and its source's own id. */
 import type { SignalStore } from '../ports.js'
 import { writeAudit } from './audit.js'
+import { signalHandled, signalReceived } from './events.js'
 import { toSignal } from './rows.js'
 import type { Sql } from './sql.js'
 
@@ -25,16 +26,7 @@ export function signalStore(sql: Sql): SignalStore {
           ],
         )
         if (row) {
-          await writeAudit(tx, [
-            {
-              kind: 'signal.received',
-              actor: context.actor,
-              subject: signal.id,
-              reason: signal.type,
-              requestId: context.requestId,
-              data: { severity: signal.severity, subject: signal.subject, rule: decided.rule, act: decided.act },
-            },
-          ])
+          await writeAudit(tx, [signalReceived(signal, decided, context)])
           return { signal: toSignal(row), fresh: true }
         }
         const [first] = await tx.query('select * from curfew.signals where source = $1 and event_id = $2', [signal.source, signal.eventId])
@@ -52,12 +44,12 @@ export function signalStore(sql: Sql): SignalStore {
     },
     handled: (id, revocation) =>
       sql.tx(async tx => {
-        const rows = await tx.query<{ source: string }>('update curfew.signals set handled_at = curfew.now(), revocation = $2 where id = $1 and handled_at is null returning source', [
-          id,
-          revocation,
-        ])
+        const rows = await tx.query<{ source: string }>(
+          'update curfew.signals set handled_at = curfew.now(), revocation = $2 where id = $1 and handled_at is null returning source',
+          [id, revocation],
+        )
         const [row] = rows
-        if (row) await writeAudit(tx, [{ kind: 'signal.handled', actor: { kind: 'signal', id: row.source }, subject: id, reason: null, requestId: null, data: { revocation } }])
+        if (row) await writeAudit(tx, [signalHandled(id, row.source, revocation)])
       }),
   }
 }

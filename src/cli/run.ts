@@ -1,0 +1,99 @@
+/** Owns `curfew run`: a task around one command. It opens, hands over by environment, lets the broker hear it, and completes, however the command ends. */
+import { basename } from 'node:path'
+import { Command, Option } from 'commander'
+import { childEnv, refuseCollisions } from './deliver.js'
+import type { EvidenceFlags } from './evidence.js'
+import { usage } from './exit.js'
+import type { Held, Issued } from './holder.js'
+import { capabilityName, connect, evidence, label, type OutputFlags, seconds, type ServerFlags, withEvidence, withOutput, withServer } from './options.js'
+import { duration, type Io, printer } from './output.js'
+import type { OnRevoke } from './supervise.js'
+
+interface Flags extends ServerFlags, EvidenceFlags, OutputFlags {
+  readonly ttl?: number
+  readonly taskLife?: number
+  readonly purpose?: string
+  readonly label?: Record<string, string>
+  readonly onRevoke: OnRevoke
+  readonly grace: number
+  readonly heartbeat: number
+  readonly withProofKey?: boolean
+}
+
+/** @param words what stood behind `--`. */
+export function command(io: Io, words: readonly string[], done: (exit: number) => void): Command {
+  const run = new Command('run')
+    .summary('run a command with credentials that end when it ends')
+    .description('Opens a task, runs the command with the credentials in its environment, and completes the task when it ends.')
+    .usage('<capability...> [options] -- command [argument...]')
+    .argument('<capability...>', 'what the command needs, like db/orders-ro')
+    .option('--ttl <time>', 'life of each credential', seconds)
+    .option('--task-life <time>', 'longest life of the task', seconds)
+    .option('--purpose <text>', 'what it is for (default: the name of the command)')
+    .option('--label <key=value>', 'a label of the task; may be repeated', label)
+    .addOption(new Option('--on-revoke <act>', 'when the task is ended from outside').choices(['kill', 'signal', 'warn']).default('kill'))
+    .option('--grace <time>', 'from SIGTERM to SIGKILL', seconds, 10)
+    .option('--heartbeat <time>', 'how often the broker hears of us', seconds, 15)
+    .option('--with-proof-key', 'also hand over the key that tokens are bound to: CURFEW_PROOF_KEY')
+  withOutput(withEvidence(withServer(run)))
+  run.addHelpText('after', "\nSets PGHOST, PGUSER, ... or CURFEW_TOKEN, and CURFEW_TASK, CURFEW_CREDENTIAL. Exit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'")
+  return run.action(async (capabilities: string[], flags: Flags) => done(await act(capabilities, flags, words, io)))
+}
+
+async function act(capabilities: readonly string[], flags: Flags, words: readonly string[], io: Io): Promise<number> {
+  const print = printer(io, flags)
+  for (const capability of capabilities) capabilityName(capability)
+  refuseCollisions(capabilities)
+  const [file, ...args] = words
+  if (file === undefined) throw usage('run what?', 'curfew run db/orders-ro -- psql')
+
+  const broker = await connect(flags, io)
+  const source = await evidence(flags, io, broker)
+  const { supervise } = await import('./supervise.js')
+  return supervise(
+    {
+      broker,
+      print,
+      onRevoke: flags.onRevoke,
+      graceMs: flags.grace * 1000,
+      heartbeatSeconds: flags.heartbeat,
+      async open(signal) {
+        const { newProofKey } = await import('./proof.js')
+        const { openTask } = await import('./holder.js')
+        const key = source.perJob ? (await import('./state.js')).stateIn(io.env).jobKey(await source.fresh('', signal)) : newProofKey()
+        return openTask(
+          broker,
+          {
+            source,
+            key,
+            purpose: flags.purpose ?? `curfew run ${basename(file)}`.slice(0, 200),
+            capabilities,
+            lifeSeconds: flags.taskLife,
+            labels: flags.label,
+            heartbeatSeconds: flags.heartbeat,
+          },
+          signal,
+        )
+      },
+      async issue(held, signal) {
+        const { askCredential } = await import('./holder.js')
+        const issued: Issued[] = []
+        for (const capability of capabilities) issued.push(await askCredential(broker, held, capability, flags.ttl, signal))
+        for (const { credential: c, tokenType } of issued) {
+          tell(print, c, held)
+          if (tokenType === 'DPoP' && !flags.withProofKey) print.say(`  its token is bound to a key that stays here: the command cannot use it by itself (--with-proof-key hands the key over)`)
+        }
+        return issued
+      },
+      command: (held, issued) => ({ file, args, env: childEnv(io.env, held, issued, { evidenceEnv: flags.idTokenEnv, proofKey: flags.withProofKey === true }) }),
+    },
+  )
+}
+
+/** `crd_7qk2, db/orders-ro, 15m, task tsk_88, revocation: backend` (ux.md 3.4). The child owns stdout, so this is on stderr in every format. */
+function tell(print: ReturnType<typeof printer>, c: Issued['credential'], held: Held): void {
+  const life = (Date.parse(c.expires_at) - Date.parse(c.issued_at)) / 1000
+  if (print.format === 'json') {
+    print.say(JSON.stringify({ event: 'issued', credential: c.id, capability: c.capability, task: held.task.id, expires_at: c.expires_at, revocation: c.revocation }))
+  } else print.say(`${c.id}, ${c.capability}, ${duration(life)}, task ${held.task.id}, revocation: ${c.revocation}`)
+}

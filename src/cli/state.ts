@@ -1,0 +1,118 @@
+/** Owns what outlives one command: tasks opened by `curfew token`, so that another command can complete them. Files of mode 0600, removed at the task's end. */
+import { createHash } from 'node:crypto'
+import { linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import type { JWK } from 'jose'
+import { newProofKey, type ProofKey, proofKeyFrom } from './proof.js'
+
+export interface KeptTask {
+  readonly server: string
+  /** The task's id, its token, and the private key that both are bound to; never a credential's secret. */
+  readonly task: string
+  readonly token: string
+  readonly key: JWK
+  readonly capabilities: readonly string[]
+  /** RFC 3339, by the broker. */
+  readonly deadlineAt: string
+}
+
+export interface State {
+  keep(task: KeptTask): void
+  get(task: string): KeptTask | null
+  /** Those of one server, oldest first. */
+  list(server: string): readonly KeptTask[]
+  forget(task: string): void
+  /**
+   * The key of a CI job whose provider gives it one token for all its commands: the broker ties such evidence to the first key that it
+   * comes with (security.md 4, step 8), so that every command of the job must come with the same.
+   */
+  jobKey(evidence: string): ProofKey
+}
+
+/** A forgotten file is of no use once its task's deadline is this far behind. Milliseconds. */
+const PRUNE_AFTER_MS = 3_600_000
+const JOB_KEY_LIFE_MS = 86_400_000
+const TASK_ID = /^tsk_[0-9a-z]{26}$/
+
+export function stateIn(env: Readonly<Record<string, string | undefined>>): State {
+  const root = join(env.XDG_STATE_HOME || join(env.HOME || homedir(), '.local', 'state'), 'curfew')
+  const tasks = join(root, 'tasks')
+  const keys = join(root, 'keys')
+  const pathOf = (task: string) => join(tasks, `${task}.json`)
+
+  function read(task: string): KeptTask | null {
+    if (!TASK_ID.test(task)) return null
+    try {
+      const kept = JSON.parse(readFileSync(pathOf(task), 'utf8')) as KeptTask
+      return kept.task === task && typeof kept.token === 'string' ? kept : null
+    } catch {
+      return null
+    }
+  }
+
+  function all(): KeptTask[] {
+    return names(tasks)
+      .filter(name => name.endsWith('.json'))
+      .map(name => read(name.slice(0, -'.json'.length)))
+      .filter(kept => kept !== null)
+  }
+
+  return {
+    keep(task) {
+      if (!TASK_ID.test(task.task)) throw new TypeError('a task has an id of its own form')
+      for (const old of all()) if (Date.parse(old.deadlineAt) + PRUNE_AFTER_MS < Date.now()) rmSync(pathOf(old.task), { force: true })
+      write(tasks, `${task.task}.json`, task)
+    },
+    get: read,
+    list: server => all().filter(kept => kept.server === server),
+    forget: task => {
+      if (TASK_ID.test(task)) rmSync(pathOf(task), { force: true })
+    },
+    jobKey(evidence) {
+      for (const name of names(keys)) {
+        const path = join(keys, name)
+        if ((statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) + JOB_KEY_LIFE_MS < Date.now()) rmSync(path, { force: true })
+      }
+      const name = `${createHash('sha256').update(evidence).digest('hex').slice(0, 32)}.json`
+      const known = () => {
+        try {
+          return proofKeyFrom(JSON.parse(readFileSync(join(keys, name), 'utf8')) as JWK)
+        } catch {
+          return null
+        }
+      }
+      const there = known()
+      if (there) return there
+      const key = newProofKey()
+      // Of two commands that start at once the first wins, and the second goes on with the first one's key.
+      return write(keys, name, key.exportPrivate(), { replace: false }) ? key : (known() ?? key)
+    },
+  }
+}
+
+function names(dir: string): string[] {
+  try {
+    return readdirSync(dir).sort()
+  } catch {
+    return []
+  }
+}
+
+/** Whole or not at all, and never readable by others, not even for a moment. False when it was there and may not be replaced. */
+function write(dir: string, name: string, value: unknown, { replace } = { replace: true }): boolean {
+  mkdirSync(dir, { recursive: true, mode: 0o700 })
+  const draft = join(dir, `.${name}.${process.pid}`)
+  rmSync(draft, { force: true })
+  writeFileSync(draft, JSON.stringify(value), { mode: 0o600, flag: 'wx' })
+  try {
+    if (replace) renameSync(draft, join(dir, name))
+    else linkSync(draft, join(dir, name))
+    return true
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    throw error
+  } finally {
+    rmSync(draft, { force: true })
+  }
+}

@@ -1,0 +1,164 @@
+/** Owns the meeting of verbs and adapters: the only file that names implementations. */
+import { readFile } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { oidcAttestor } from './attestors/oidc.js'
+import { registeredAttestor } from './attestors/registered.js'
+import { spiffeAttestor } from './attestors/spiffe.js'
+import { type Broker, createBroker } from './broker/broker.js'
+import type { BrokerDeps, Log } from './broker/deps.js'
+import { createOutbound } from './clients/outbound.js'
+import { toAudiences, toCapabilities } from './config.js'
+import type { Config, IssuerConfig } from './config-schema.js'
+import type { Audience } from './domain/capability.js'
+import type { CredentialId } from './domain/ids.js'
+import type { Secret } from './domain/secret.js'
+import { composeEngines } from './compose-engines.js'
+import { createLog, type Logger } from './log.js'
+import { createMetrics, type Metrics } from './metrics.js'
+import { cedarPolicy } from './policy/cedar.js'
+import type { Attestor, JobQueue, RevocationPublisher, Store } from './ports.js'
+import { composeQueue } from './compose-queue.js'
+import { masterKeyWrapper, sealDigest } from './signers/sealed.js'
+import { transitWrapper } from './signers/transit.js'
+import { type LoadedSigner, openRing } from './signers/key-ring.js'
+import { openStore } from './store/open.js'
+
+export interface App {
+  readonly config: Config
+  readonly broker: Broker
+  readonly deps: BrokerDeps
+  readonly store: Store
+  readonly signer: LoadedSigner
+  readonly queue: JobQueue
+  readonly publisher: RevocationPublisher
+  readonly audiences: readonly (Audience & { readonly secret: Secret | null })[]
+  readonly sealDigest: (digest: string) => string
+  readonly log: Logger
+  readonly metrics: Metrics
+  /** In reverse order of opening; waits for nothing that is already gone. */
+  close(): Promise<void>
+}
+
+/** The longest that a token of ours may live, and so a retired key be needed. Seconds. */
+const LONGEST_TOKEN = 43_200
+
+export const MIGRATIONS = fileURLToPath(new URL(import.meta.url.includes('/dist/') ? '../../migrations' : '../migrations', import.meta.url))
+
+/** What a test puts in another's place. */
+export interface Overrides {
+  readonly log?: Logger
+  readonly store?: (sealDigest: (digest: string) => string) => Promise<Store>
+}
+
+export async function compose(config: Config, overrides: Overrides = {}): Promise<App> {
+  const log = overrides.log ?? createLog({ level: config.log.level })
+  const metrics = createMetrics()
+  const closing: (() => Promise<void> | void)[] = []
+  try {
+    const wrapper = await composeWrapper(config, log)
+    const seal = await sealDigest(wrapper)
+    const store = overrides.store ? await overrides.store(seal) : await openStore(config.store, { migrationsDir: MIGRATIONS, sealDigest: seal, log })
+    closing.push(() => store.close())
+    const signer = await openRing({
+      keys: store.keys,
+      clock: store.clock,
+      wrapper,
+      publishAheadSeconds: config.signer.publishAheadSeconds,
+      retainSeconds: { access: LONGEST_TOKEN, task: config.tasks.maxLifeSeconds },
+      onFault: fault => log.error({ err: fault }, 'the signing keys could not be refreshed'),
+    })
+    closing.push(() => signer.close())
+
+    const capabilities = toCapabilities(config)
+    const policy = await cedarPolicy({ dir: config.policies.dir, capabilities, issuers: config.issuers.map(i => i.name), genericClaims: genericClaims(config.issuers), log })
+    const { queue, publisher } = await composeQueue(config, log)
+    closing.push(
+      () => queue.close(),
+      () => publisher.close(),
+    )
+    const isLive = async (id: CredentialId) => (await store.credentials.live(id)) !== null
+    const { engines, reconcilables, close } = composeEngines(config, { signer, isLive, clock: store.clock, log })
+    closing.push(close)
+    for (const [i, c] of capabilities.entries()) named(`capabilities.${i}.parameters`, () => engines.get(c.engine)?.check(c.parameters))
+
+    const deps: BrokerDeps = {
+      serverUrl: config.server.url,
+      store,
+      attestors: await composeAttestors(config, store, log),
+      policy,
+      engines,
+      reconcilables,
+      signer,
+      queue,
+      publisher,
+      capabilities: new Map(capabilities.map(c => [c.name, c])),
+      audiences: new Map(toAudiences(config).map(a => [a.name, a])),
+      issuers: new Map(config.issuers.map(i => [i.name, { maxTtlSeconds: i.maxTtlSeconds }])),
+      signals: config.signals,
+      tasks: config.tasks,
+      log,
+      meter: metrics.meter,
+    }
+    return {
+      config,
+      broker: createBroker(deps),
+      deps,
+      store,
+      signer,
+      queue,
+      publisher,
+      audiences: toAudiences(config).map((a, i) => ({ ...a, secret: config.audiences[i]?.secret ?? null })),
+      sealDigest: seal,
+      log,
+      metrics,
+      close: () => closeAll(closing, log),
+    }
+  } catch (error) {
+    await closeAll(closing, log)
+    throw error
+  }
+}
+
+async function composeWrapper(config: Config, log: Log) {
+  switch (config.signer.kind) {
+    case 'sealed':
+      return masterKeyWrapper(config.signer.masterKey)
+    case 'transit': {
+      if (!config.vault) throw new TypeError('the schema demands vault for transit')
+      const { createVault } = await import('./clients/vault.js')
+      return transitWrapper(createVault(config.vault, 'issuer', { log }).transit(config.signer.mount, config.signer.key))
+    }
+    default:
+      return config.signer satisfies never
+  }
+}
+
+async function composeAttestors(config: Config, store: Store, log: Log): Promise<readonly Attestor[]> {
+  const of = <K extends IssuerConfig['kind']>(kind: K) => config.issuers.filter((i): i is Extract<IssuerConfig, { kind: K }> => i.kind === kind)
+  const deps = { serverUrl: config.server.url, clock: store.clock, outbound: createOutbound(), readFile: (path: string) => readFile(path, 'utf8'), log }
+  return [oidcAttestor(of('oidc'), deps), spiffeAttestor(of('spiffe'), deps), await registeredAttestor(of('registered'), deps)]
+}
+
+function genericClaims(issuers: readonly IssuerConfig[]): string[] {
+  return issuers.flatMap(i => (i.kind === 'oidc' && i.profile === 'generic' ? [...i.identityClaims, ...i.attributeClaims] : []))
+}
+
+/** A refusal of an engine's own parameters, told by the path they stand at. */
+function named(path: string, check: () => void): void {
+  try {
+    check()
+  } catch (error) {
+    if (error instanceof Error) error.message = `${path}: ${error.message}`
+    throw error
+  }
+}
+
+async function closeAll(closing: (() => Promise<void> | void)[], log: Log): Promise<void> {
+  for (const close of closing.splice(0).reverse()) {
+    try {
+      await close()
+    } catch (error) {
+      log.warn({ err: error }, 'something did not close in order')
+    }
+  }
+}

@@ -1,0 +1,96 @@
+/** Owns the engine of signed access tokens (RFC 9068): nothing lives at a target, so the commit is the death at every verifier that asks. */
+import { createLocalJWKSet, type JWTPayload, jwtVerify } from 'jose'
+import type { Probe } from '../domain/credential.js'
+import type { Grant } from '../domain/decision.js'
+import { CurfewError } from '../domain/errors.js'
+import type { CredentialId } from '../domain/ids.js'
+import { Secret } from '../domain/secret.js'
+import type { Clock, CredentialEngine, Signer } from '../ports.js'
+
+/** RFC 9068 section 2.1. */
+const TYP = 'at+jwt'
+
+export interface JwtEngineDeps {
+  readonly issuerUrl: string
+  readonly signer: Signer
+  readonly clock: Clock
+  /** What introspection would answer. */
+  readonly isLive: (id: CredentialId) => Promise<boolean>
+}
+
+export function jwtEngine(deps: JwtEngineDeps): CredentialEngine {
+  return {
+    kind: 'jwt',
+    revocation: 'instant',
+    local: true,
+    check(parameters) {
+      const [first] = Object.keys((parameters ?? {}) as object)
+      if (first !== undefined) throw new CurfewError('malformed', 'the jwt engine takes no parameters', { reason: 'unknown_field', field: `parameters.${first}` })
+    },
+    async mint(grant) {
+      const audience = grant.terms.audience
+      if (!audience) throw new CurfewError('malformed', 'the jwt engine needs an audience', { reason: 'audience_missing', field: 'audience' })
+      const { token, kid } = await deps.signer.sign('access', TYP, claimsOf(deps.issuerUrl, grant), audience.alg)
+      await verifyOwn(deps, token, grant)
+      return { secret: Secret.token(token), handle: {}, expiresAt: null, kid }
+    },
+    async destroy() {
+      // Nobody keeps a copy for us to take back: from the commit on every verifier that asks refuses it.
+    },
+    async probe(credential): Promise<Probe> {
+      if (credential.revocationClass === 'expiry-only') {
+        const over = credential.expiresAt.getTime() <= deps.clock.now().getTime()
+        return over
+          ? { outcome: 'dead', looked: ['expiry'], detail: null }
+          : { outcome: 'waiting', looked: [], detail: 'its audience asks nobody: it ends by expiry only' }
+      }
+      const live = await deps.isLive(credential.id)
+      return { outcome: live ? 'alive' : 'dead', looked: ['introspection'], detail: live ? 'introspection still answers active' : null }
+    },
+  }
+}
+
+/** The claims of standards.md 4.4: everything that a revocation can name is in the token, so that a verifier can match it. */
+function claimsOf(issuerUrl: string, grant: Grant): JWTPayload {
+  const { terms } = grant
+  const uri = terms.audience?.uri as string
+  return {
+    iss: issuerUrl,
+    aud: uri,
+    client_id: terms.attestation.identity,
+    sub: terms.attestation.identity,
+    jti: grant.id,
+    iat: grant.issuedAt,
+    nbf: grant.issuedAt,
+    exp: grant.issuedAt + grant.ttlSeconds,
+    task: { id: terms.task, ancestors: [...terms.ancestors] },
+    trust_issuer: terms.attestation.issuerId,
+    scope: terms.capability.scopes.join(' '),
+    authorization_details: [
+      {
+        type: `${issuerUrl}/rar/task/v1`,
+        identifier: terms.task,
+        capabilities: [terms.capability.name],
+        actions: [...terms.capability.scopes],
+        locations: [uri],
+      },
+    ],
+    // Exactly one confirmation member, or none at an audience that cannot check it (RFC 9449 section 6.1).
+    ...(grant.confirmation === null ? {} : { cnf: { jkt: grant.confirmation } }),
+  }
+}
+
+/** What we signed is read back as a verifier would, before it leaves: a wrong key or claim is found here and not at three in the morning. */
+async function verifyOwn(deps: JwtEngineDeps, token: string, grant: Grant): Promise<void> {
+  const audience = grant.terms.audience
+  const keys = await deps.signer.jwks('access')
+  const { payload } = await jwtVerify(token, createLocalJWKSet(keys), {
+    issuer: deps.issuerUrl,
+    audience: audience?.uri as string,
+    typ: TYP,
+    algorithms: [audience?.alg as string],
+    requiredClaims: ['exp', 'iat', 'sub', 'jti', 'client_id'],
+    currentDate: grant.terms.now,
+  })
+  if (payload.jti !== grant.id || payload.exp !== grant.issuedAt + grant.ttlSeconds) throw new TypeError('the signed token is not the granted one')
+}

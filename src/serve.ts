@@ -1,0 +1,44 @@
+/** Owns a running API: the public and the internal listener over a composed app, and the loops of every replica. */
+import type { App } from './compose.js'
+import { createApp } from './http/app.js'
+import { createInternalApp, type Listener, listen } from './http/listen.js'
+import type { Doors } from './http/route.js'
+import { type Loops, startLoops } from './loops.js'
+import { readinessOf } from './readiness.js'
+
+export interface Serving {
+  readonly address: string
+  readonly internal: string
+  stop(): Promise<void>
+}
+
+export function doorsOf(app: App): Doors {
+  return {
+    broker: app.broker,
+    store: app.store,
+    signer: app.signer,
+    serverUrl: app.config.server.url,
+    audiences: app.audiences,
+    capabilities: [...app.deps.capabilities.values()],
+    signalSources: app.config.signals.sources,
+    sealDigest: app.sealDigest,
+    readiness: () => readinessOf(app),
+    log: app.log,
+  }
+}
+
+export async function serve(app: App): Promise<Serving> {
+  const doors = doorsOf(app)
+  const api: Listener = await listen(createApp(doors), app.config.server.listen, app.config.server.maxConnections)
+  const inner: Listener = await listen(createInternalApp(doors, () => app.metrics.text(app.store)), app.config.server.internal, 100)
+  const loops: Loops = startLoops(app.broker, app.config.timers, app.log)
+  app.log.info({ address: api.address, internal: inner.address, store: app.store.kind, policy: app.deps.policy.digest }, 'serving')
+  return {
+    address: api.address,
+    internal: inner.address,
+    async stop() {
+      await Promise.all([api.close(), loops.stop()])
+      await inner.close()
+    },
+  }
+}

@@ -1,0 +1,163 @@
+/** Owns the ending of rows: credentials into `revoking`, tasks with their whole subtree, and what a cut-off still has behind it. */
+import type { Credential } from '../domain/credential.js'
+import type { TaskId } from '../domain/ids.js'
+import { type Actor, isForCause, type Reason, type SelectorKind, taskStateAfter } from '../domain/revocation.js'
+import { writeAudit } from './audit.js'
+import { credentialClosed, type EndedTask, taskEndedEvent } from './events.js'
+import { toCredential } from './rows.js'
+import { type Row, rowsJson, type Tx } from './sql.js'
+
+/** A job run is refused for as long as any runner may go on: the longest run of any provider, in seconds (35 days). */
+export const TOMBSTONE_SECONDS = 3_024_000
+
+export interface Closing {
+  readonly id: string
+  readonly reason: Reason
+  readonly revocation: string | null
+}
+
+/** `pending | active → revoking`; the first reason wins. Answers the rows that moved. What only its own end can end is looked at again then. */
+export async function closeRows(tx: Tx, closings: readonly Closing[], actor: Actor, requestId: string | null): Promise<Credential[]> {
+  if (closings.length === 0) return []
+  const rows = await tx.query(
+    `update curfew.credentials c
+     set state = 'revoking', version = c.version + 1, reason = m.reason, revocation = m.revocation, revoking_at = n.at, claimed_until = null,
+         next_attempt_at = case when c.class = 'expiry-only' then greatest(c.expires_at, n.at) else n.at end
+     from jsonb_to_recordset($1::jsonb) as m(id text, reason text, revocation text), (select curfew.now() as at) n
+     where c.id = m.id and c.state in ('pending', 'active') returning c.*`,
+    [rowsJson(closings)],
+  )
+  const moved = rows.map(toCredential)
+  await writeAudit(
+    tx,
+    moved.map(c => credentialClosed(c, actor, requestId)),
+  )
+  return moved
+}
+
+export interface Act {
+  readonly id: string
+  readonly reason: Reason
+  readonly actor: Actor
+  readonly requestId: string | null
+  readonly outcome: string | null
+}
+
+/**
+ * Ends these tasks for the act's reason and everything below them because its parent ended; the first end stands. Their rows are
+ * locked parents first. @param drained whether the caller closes all their credentials in this transaction.
+ */
+export async function endTasks(tx: Tx, roots: readonly string[], act: Act, drained: boolean): Promise<{ all: string[]; ended: EndedTask[] }> {
+  if (roots.length === 0) return { all: [], ended: [] }
+  const tree = await tx.query<{ id: string; named: boolean }>(
+    `with recursive tree as (
+       select id, true as named from curfew.tasks where id = any($1::text[])
+       union
+       select t.id, t.id = any($1::text[]) from curfew.tasks t join tree on t.parent = tree.id)
+     select id, named from tree`,
+    [roots],
+  )
+  const all = tree.map(t => t.id)
+  await tx.query('select id from curfew.tasks where id = any($1::text[]) order by id for update', [all])
+  const rows = await tx.query<{ id: string; end_reason: Reason }>(
+    `update curfew.tasks t
+     set state = $3, end_reason = case when m.named then $4 else 'parent_ended' end, ended_at = n.at, outcome = case when m.named then $5 end,
+         revocation = $2, drained = $6, version = t.version + 1
+     from jsonb_to_recordset($1::jsonb) as m(id text, named boolean), (select curfew.now() as at) n
+     where t.id = m.id and t.state = 'open' returning t.id, t.end_reason`,
+    [rowsJson(tree), act.id, taskStateAfter(act.reason), act.reason, act.outcome, drained],
+  )
+  const named = new Set(roots)
+  const ended = rows.map(r => ({ id: r.id, reason: r.end_reason, revocation: act.id, outcome: named.has(r.id) ? act.outcome : null }))
+  if (isForCause(act.reason)) await bury(tx, all, act.id)
+  await writeAudit(
+    tx,
+    ended.map(t => taskEndedEvent(t, act.actor, act.requestId)),
+  )
+  return { all, ended }
+}
+
+/** The runs behind what was ended for cause: a live runner could mint fresh evidence and begin again (T71). */
+export async function bury(tx: Tx, tasks: readonly string[], revocation: string): Promise<void> {
+  await tx.query(
+    `insert into curfew.tombstones (run, until, revocation)
+     select distinct t.issuer_id || ' ' || t.run, n.at + make_interval(secs => $2::double precision), $3
+     from curfew.tasks t, (select curfew.now() as at) n where t.run is not null and t.id = any($1::text[]) order by 1
+     on conflict (run) do update set until = greatest(curfew.tombstones.until, excluded.until)`,
+    [tasks, TOMBSTONE_SECONDS, revocation],
+  )
+}
+
+/** The credentials of tasks that have ended, each for its task's reason. */
+export async function closeCredentialsOf(
+  tx: Tx,
+  tasks: readonly string[],
+  limit: number | null,
+  actor: Actor,
+  requestId: string | null,
+): Promise<Credential[]> {
+  if (tasks.length === 0) return []
+  const rows = await tx.query<{ id: string; reason: Reason; revocation: string }>(
+    `select c.id, t.end_reason as reason, t.revocation from curfew.tasks t join curfew.credentials c on c.task = t.id
+     where t.id = any($1::text[]) and t.state <> 'open' and c.state in ('pending', 'active') order by c.id limit $2 for update of c`,
+    [tasks, limit],
+  )
+  return closeRows(tx, rows, actor, requestId)
+}
+
+/** A revocation that named a scope, as far as closing what is behind it goes. */
+export interface CutOff {
+  readonly id: string
+  readonly kind: SelectorKind
+  readonly key: string
+  readonly issuedBefore: Date
+  readonly act: Act
+}
+
+const MATCHES: Readonly<Record<string, string>> = {
+  identity: 'identity = $1',
+  issuer: '(issuer = $1 or issuer_id = $1)',
+  key: 'kid = $1',
+  capability: 'capability = $1',
+  all: '$1::text is not null',
+}
+/** The scopes that end tasks as well: a live task token would ask again with the same old evidence. */
+const ENDS_TASKS = new Set<SelectorKind>(['identity', 'issuer', 'all'])
+/** Tasks a pass; they cost little, their credentials are counted apart. */
+const TASKS_A_PASS = 1_000
+
+/** One batch of what a cut-off hits. `done` when nothing more is behind it; nothing can come to it any more, for issuing refuses what is that old. */
+export async function closeBehind(tx: Tx, cut: CutOff, limit: number): Promise<{ credentials: Credential[]; tasks: EndedTask[]; done: boolean }> {
+  const { act } = cut
+  const rows = await tx.query<{ id: string }>(
+    `select id from curfew.credentials where ${MATCHES[cut.kind]} and issued_at <= $2 and state in ('pending', 'active')
+     order by issued_at limit $3 for update`,
+    [cut.key, cut.issuedBefore, limit],
+  )
+  const closings = rows.map(r => ({ id: r.id, reason: act.reason, revocation: cut.id }))
+  const credentials = await closeRows(tx, closings, act.actor, act.requestId)
+  if (credentials.length >= limit) return { credentials, tasks: [], done: false }
+  if (!ENDS_TASKS.has(cut.kind)) return { credentials, tasks: [], done: rows.length === 0 }
+  const roots = await tx.query<{ id: string }>(
+    `select id from curfew.tasks where ${MATCHES[cut.kind]} and opened_at <= $2 and state = 'open' order by opened_at limit $3`,
+    [cut.key, cut.issuedBefore, TASKS_A_PASS],
+  )
+  const { ended } = await endTasks(
+    tx,
+    roots.map(r => r.id as TaskId),
+    act,
+    false,
+  )
+  return { credentials, tasks: ended, done: rows.length === 0 && roots.length === 0 }
+}
+
+/** A batch of the credentials of tasks that ended behind a cut-off. */
+export async function drain(tx: Tx, limit: number, actor: Actor): Promise<Credential[]> {
+  const tasks = await tx.query<{ id: string }>('select id from curfew.tasks where not drained order by id limit $1 for update skip locked', [TASKS_A_PASS])
+  const ids = tasks.map(t => t.id)
+  const closed = await closeCredentialsOf(tx, ids, limit, actor, null)
+  if (closed.length < limit && ids.length > 0) await tx.query('update curfew.tasks set drained = true where id = any($1::text[])', [ids])
+  return closed
+}
+
+export const actOf = (r: Row): Act => ({ id: r.id as string, reason: r.reason as Reason, actor: r.actor as Actor, requestId: null, outcome: null })

@@ -1,0 +1,85 @@
+/** Owns the walk of a row from `revoking` to `revoked`: claims fenced by version, confirmation by a probe alone, retries without end. */
+import { backoffSeconds, CLAIM_MS, type Claim, type Credential, type Probe, STUCK_AFTER } from '../domain/credential.js'
+import type { CredentialStore } from '../ports.js'
+import { writeAudit } from './audit.js'
+import { credentialDead, destroyFailed } from './events.js'
+import { toCredential } from './rows.js'
+import type { Row, Sql } from './sql.js'
+
+/** Seconds until a waiting row is looked at again: it waits for a listing, not for a backend. */
+const WAIT_SECONDS = 5
+
+type Postponement = Parameters<CredentialStore['postpone']>[1]
+
+/** What a failure makes of a row. Pure, and the same for every implementation. */
+export function postponed({ credential }: Claim, outcome: Postponement): { attempts: number; stuck: boolean; seconds: number } {
+  const attempts = credential.attempts + (outcome.waiting ? 0 : 1)
+  // Nobody can end what only its own end ends: no person need look (architecture.md section 1).
+  const stuck = credential.revocationClass !== 'expiry-only' && !outcome.waiting && (outcome.permanent || attempts >= STUCK_AFTER)
+  return { attempts, stuck, seconds: outcome.waiting ? WAIT_SECONDS : backoffSeconds(attempts) }
+}
+
+/** Requested is not confirmed (rule 4). */
+export function assertDead(probe: Probe): void {
+  if (probe.outcome !== 'dead') throw new TypeError('only a probe that found it dead confirms a revocation')
+}
+
+export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'confirm' | 'postpone'> {
+  const one = (rows: Row[]): Credential | null => (rows[0] ? toCredential(rows[0]) : null)
+  return {
+    async due(limit, engine) {
+      const rows = await sql.query(
+        `select * from curfew.credentials
+         where state in ('revoking', 'stuck') ${engine === undefined ? '' : 'and engine = $2'} and next_attempt_at <= (select curfew.now())
+           and (claimed_until is null or claimed_until < (select curfew.now()))
+         order by next_attempt_at limit $1`,
+        engine === undefined ? [limit] : [limit, engine],
+      )
+      return rows.map(toCredential)
+    },
+    async claim(id, version) {
+      const credential = one(
+        await sql.query(
+          `update curfew.credentials set version = version + 1, claimed_until = curfew.now() + make_interval(secs => $3::double precision)
+           where id = (select id from curfew.credentials
+                       where id = $1 and state in ('revoking', 'stuck') and ($2::int is null or version = $2) and next_attempt_at <= curfew.now()
+                         and (claimed_until is null or claimed_until < curfew.now())
+                       for update skip locked)
+           returning *`,
+          [id, version, CLAIM_MS / 1000],
+        ),
+      )
+      return credential ? { credential, version: credential.version } : null
+    },
+    confirm: (claim, probe) => {
+      assertDead(probe)
+      return sql.tx(async tx => {
+        const rows = await tx.query(
+          `update curfew.credentials set state = 'revoked', version = version + 1, revoked_at = curfew.now(), probe = $3::jsonb, failure = null, next_attempt_at = null, claimed_until = null
+           where id = $1 and version = $2 and state in ('revoking', 'stuck') returning id`,
+          [claim.credential.id, claim.version, JSON.stringify(probe)],
+        )
+        if (rows.length > 0) await writeAudit(tx, [credentialDead(claim, probe)])
+        return rows.length > 0
+      })
+    },
+    postpone: (claim, outcome) =>
+      sql.tx(async tx => {
+        const { attempts, stuck, seconds } = postponed(claim, outcome)
+        const credential = one(
+          await tx.query(
+            `update curfew.credentials c
+             set state = case when $3::boolean then 'stuck' else state end, version = version + 1, attempts = $4, failure = $5, probe = $6::jsonb, claimed_until = null,
+                 next_attempt_at = case when class = 'expiry-only' then greatest(expires_at, n.at + make_interval(secs => $7::double precision))
+                                        else n.at + make_interval(secs => $7::double precision) end
+             from (select curfew.now() as at) n
+             where id = $1 and version = $2 and state in ('revoking', 'stuck') returning c.*`,
+            [claim.credential.id, claim.version, stuck, attempts, outcome.failure, outcome.probe ? JSON.stringify(outcome.probe) : null, seconds],
+          ),
+        )
+        if (credential && !outcome.waiting)
+          await writeAudit(tx, [destroyFailed(credential, credential.state === 'stuck' && claim.credential.state !== 'stuck')])
+        return credential
+      }),
+  }
+}

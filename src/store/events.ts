@@ -1,0 +1,166 @@
+/** Owns what the acts of the store leave in evidence: one place, so that every implementation tells the same story. */
+import type { AuditEvent } from '../domain/audit.js'
+import type { Claim, Credential, Probe } from '../domain/credential.js'
+import type { Decision } from '../domain/decision.js'
+import { type Actor, byBroker, type Reason, type Revocation } from '../domain/revocation.js'
+import type { NewSignal, SignalAct } from '../domain/signal.js'
+import type { NewTask, TaskAttestation } from '../domain/task.js'
+import type { CommitOptions, Context, DenyMarker } from '../ports.js'
+
+const by = (context: Context) => ({ actor: context.actor, requestId: context.requestId })
+
+export const decided = (d: Decision, context: Context): AuditEvent => ({
+  kind: d.allowed ? 'decision.permitted' : 'decision.denied',
+  ...by(context),
+  subject: d.id,
+  reason: d.reason,
+  data: { capability: d.capability, identity: d.identity, issuer: d.issuer, task: d.task, policies: d.policies, digest: d.digest },
+})
+
+export const taskOpened = (task: NewTask, deadlineAt: Date, context: Context): AuditEvent => ({
+  kind: 'task.opened',
+  ...by(context),
+  subject: task.id,
+  reason: null,
+  data: {
+    identity: task.attestation.identity,
+    issuer: task.attestation.issuer,
+    evidence: task.attestation.digest,
+    capabilities: task.capabilities,
+    purpose: task.purpose,
+    parent: task.parent,
+    deadline: deadlineAt,
+  },
+})
+
+export const taskAttested = (task: string, a: TaskAttestation, context: Context): AuditEvent => ({
+  kind: 'task.attested',
+  ...by(context),
+  subject: task,
+  reason: null,
+  data: { evidence: a.digest, run: a.run },
+})
+
+export interface EndedTask {
+  readonly id: string
+  readonly reason: Reason
+  readonly revocation: string
+  readonly outcome: string | null
+}
+
+export const taskEndedEvent = (t: EndedTask, actor: Actor, requestId: string | null): AuditEvent => ({
+  kind: 'task.ended',
+  actor,
+  subject: t.id,
+  reason: t.reason,
+  requestId,
+  data: { revocation: t.revocation, outcome: t.outcome },
+})
+
+export const credentialMade = (
+  kind: 'credential.intended' | 'credential.issued',
+  c: Credential,
+  policies: { digest: string; policies: readonly string[] } | null,
+  context: Context,
+): AuditEvent => ({
+  kind,
+  ...by(context),
+  subject: c.id,
+  reason: null,
+  data: {
+    task: c.task,
+    capability: c.capability,
+    identity: c.identity,
+    decision: c.decision,
+    ...(policies ? { policies: policies.policies, policy: policies.digest } : {}),
+    expires_at: c.expiresAt,
+    bound: c.jkt !== null,
+    kid: c.kid,
+  },
+})
+
+export const handleRecorded = (c: Credential): AuditEvent => ({
+  kind: 'credential.handle_recorded',
+  actor: byBroker('issue'),
+  subject: c.id,
+  reason: null,
+  requestId: null,
+  data: { task: c.task, engine: c.engine },
+})
+
+export const credentialClosed = (c: Credential, actor: Actor, requestId: string | null): AuditEvent => ({
+  kind: 'credential.revoking',
+  actor,
+  subject: c.id,
+  reason: c.reason,
+  requestId,
+  data: { task: c.task, capability: c.capability, revocation: c.revocation },
+})
+
+export const credentialDead = (claim: Claim, probe: Probe): AuditEvent => ({
+  kind: 'credential.revoked',
+  actor: byBroker('destroy'),
+  subject: claim.credential.id,
+  reason: claim.credential.reason,
+  requestId: null,
+  data: { looked: probe.looked, attempts: claim.credential.attempts, revocation: claim.credential.revocation },
+})
+
+export const destroyFailed = (c: Credential, stuck: boolean): AuditEvent => ({
+  kind: stuck ? 'credential.stuck' : 'credential.destroy_failed',
+  actor: byBroker('destroy'),
+  subject: c.id,
+  reason: c.failure,
+  requestId: null,
+  data: { attempts: c.attempts, engine: c.engine },
+})
+
+export const revocationCommitted = (r: Revocation, options: CommitOptions): AuditEvent => ({
+  kind: 'revocation.committed',
+  actor: r.actor,
+  subject: r.id,
+  reason: r.reason,
+  requestId: options.requestId ?? null,
+  data: { seq: r.seq, selector: r.selector, credentials: r.credentials, tasks: r.tasks, message: r.message },
+})
+
+export const markerSet = (m: DenyMarker, context: Context): AuditEvent => ({
+  kind: 'marker.set',
+  ...by(context),
+  subject: m.key,
+  reason: m.message,
+  data: { kind: m.kind, seconds: m.seconds },
+})
+
+export const signalReceived = (s: NewSignal, rule: { rule: string | null; act: SignalAct | null }, context: Context): AuditEvent => ({
+  kind: 'signal.received',
+  ...by(context),
+  subject: s.id,
+  reason: s.type,
+  data: { severity: s.severity, subject: s.subject, rule: rule.rule, act: rule.act },
+})
+
+export const signalHandled = (id: string, source: string, revocation: string | null): AuditEvent => ({
+  kind: 'signal.handled',
+  actor: { kind: 'signal', id: source },
+  subject: id,
+  reason: null,
+  requestId: null,
+  data: { revocation },
+})
+
+export const keyEvent = (kind: 'key.created' | 'key.activated' | 'key.retired', kid: string, data: Record<string, unknown>, context: Context): AuditEvent => ({
+  kind,
+  ...by(context),
+  subject: kid,
+  reason: null,
+  data,
+})
+
+export const operatorEvent = (kind: 'operator.added' | 'operator.disabled', id: string, data: Record<string, unknown>, context: Context): AuditEvent => ({
+  kind,
+  ...by(context),
+  subject: id,
+  reason: null,
+  data,
+})

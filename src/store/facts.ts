@@ -1,0 +1,63 @@
+/** Owns reading, under their locks, the facts that admission judges: cut-off lock, then tasks in id order, then everything else. */
+import type { TaskId } from '../domain/ids.js'
+import type { Facts, TaskFacts } from './admission.js'
+import { CUTOFF_LOCK, type Row, type Tx } from './sql.js'
+
+/** Issuing holds it shared and a revocation's commit exclusively: without it, row locks do not order an issue against the cut-off of an identity (security.md 3.3). */
+export async function lockCutoffs(tx: Tx, mode: 'shared' | 'exclusive'): Promise<void> {
+  await tx.query(`select pg_advisory_xact_lock${mode === 'shared' ? '_shared' : ''}($1::bigint)`, [CUTOFF_LOCK])
+}
+
+const TASK_FACTS = 'id, state, ancestors, opened_at, deadline_at, identity, issuer, issuer_id, run'
+
+/** In id order, so that two batches wait for each other instead of deadlocking. What does not exist is not in the answer. */
+export async function lockTasks(tx: Tx, ids: Iterable<TaskId>): Promise<Map<string, TaskFacts>> {
+  const wanted = [...new Set(ids)]
+  if (wanted.length === 0) return new Map()
+  return byId(await tx.query(`select ${TASK_FACTS} from curfew.tasks where id = any($1::text[]) order by id for share`, [wanted]))
+}
+
+/**
+ * One task about to be changed, and its ancestors only read: while the cut-off lock is held, no revocation can end them. Locking the
+ * row shared first, as for an issue, would deadlock two changes of one task.
+ */
+export async function lockTask(tx: Tx, id: TaskId): Promise<Map<string, TaskFacts>> {
+  const own = byId(await tx.query(`select ${TASK_FACTS} from curfew.tasks where id = $1 for update`, [id]))
+  const above = own.get(id)?.ancestors ?? []
+  if (above.length > 0)
+    for (const [key, t] of byId(await tx.query(`select ${TASK_FACTS} from curfew.tasks where id = any($1::text[])`, [above]))) own.set(key, t)
+  return own
+}
+
+const byId = (rows: Row[]): Map<string, TaskFacts> => new Map(rows.map(r => [r.id as string, taskFacts(r)]))
+
+const taskFacts = (r: Row): TaskFacts => ({
+  id: r.id as TaskId,
+  state: r.state as TaskFacts['state'],
+  ancestors: r.ancestors as TaskId[],
+  openedAt: r.opened_at as Date,
+  deadlineAt: r.deadline_at as Date,
+  identity: r.identity as string,
+  issuer: r.issuer as string,
+  issuerId: r.issuer_id as string,
+  run: r.run as string | null,
+})
+
+/** @param scopes whatever could bar; @param runs keys of `runKey`. */
+export async function readFacts(tx: Tx, tasks: ReadonlyMap<string, TaskFacts>, scopes: Iterable<string>, runs: Iterable<string>): Promise<Facts> {
+  const rows = await tx.query<{ what: string; key: string; at: Date }>(
+    `select 'now' as what, '' as key, curfew.now() as at
+     union all select 'cut_off', scope, max(issued_before) from curfew.revocations where scope = any($1::text[]) and issued_before is not null group by scope
+     union all select 'marker', scope, until from curfew.deny_markers where scope = any($1::text[]) and until > (select curfew.now())
+     union all select 'tombstone', run, until from curfew.tombstones where run = any($2::text[]) and until > (select curfew.now())`,
+    [[...new Set(scopes)], [...new Set(runs)]],
+  )
+  const of = (what: string) => rows.filter(r => r.what === what)
+  return {
+    now: of('now')[0]?.at as Date,
+    tasks,
+    cutOffs: new Map(of('cut_off').map(r => [r.key, r.at])),
+    markers: new Set(of('marker').map(r => r.key)),
+    tombstones: new Set(of('tombstone').map(r => r.key)),
+  }
+}
