@@ -107,6 +107,7 @@ create index if not exists credentials_open on curfew.credentials (issued_at) wh
 create index if not exists credentials_engine on curfew.credentials (engine, id) where state = 'active';
 create index if not exists credentials_revocation on curfew.credentials (revocation, id) where revocation is not null;
 create index if not exists credentials_digest on curfew.credentials (digest) where digest is not null;
+create index if not exists credentials_lease on curfew.credentials ((handle->>'leaseId')) where handle is not null;
 create index if not exists credentials_state on curfew.credentials (state);
 
 -- Nothing returns (I3). Our statements never try; this stops the one that some day would.

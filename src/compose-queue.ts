@@ -4,20 +4,49 @@ import type { Config } from './config-schema.js'
 import type { JobQueue, RevocationPublisher } from './ports.js'
 import { memoryQueue } from './queue/memory.js'
 
+export interface Hurrying {
+  readonly queue: JobQueue
+  readonly publisher: RevocationPublisher
+  close(): Promise<void>
+}
+
 /** Rings nobody: with one process there is no other to tell. */
 const silent: RevocationPublisher = { publish: async () => {}, close: async () => {} }
 
-export async function composeQueue(config: Config, log: Log): Promise<{ queue: JobQueue; publisher: RevocationPublisher }> {
+/** Throws when a Redis that answers must not carry jobs (an eviction policy that forgets them); one that is down is no reason not to serve. */
+export async function composeQueue(config: Config, log: Log): Promise<Hurrying> {
   switch (config.queue.kind) {
-    case 'memory':
-      return { queue: memoryQueue(), publisher: silent }
-    case 'redis': {
-      // Half a second of imports that a house without Redis never needs.
-      const [{ producerRedis }, { redisDoorbell }, { bullmqQueue }] = await Promise.all([import('./clients/redis.js'), import('./feed/doorbell.js'), import('./queue/bullmq.js')])
-      const url = config.queue.url.reveal().token as string
-      return { queue: bullmqQueue(producerRedis(url, log), { prefix: config.queue.prefix, log }), publisher: redisDoorbell(producerRedis(url, log), { log }) }
+    case 'memory': {
+      const queue = memoryQueue()
+      return { queue, publisher: silent, close: () => queue.close() }
     }
+    case 'redis':
+      return overRedis(config.queue, log)
     default:
       return config.queue satisfies never
+  }
+}
+
+async function overRedis(config: Extract<Config['queue'], { kind: 'redis' }>, log: Log): Promise<Hurrying> {
+  // Half a second of imports that a house without Redis never needs.
+  const [{ closeRedis, producerRedis, watchRedis }, { redisDoorbell }, { bullmqQueue }] = await Promise.all([
+    import('./clients/redis.js'),
+    import('./feed/doorbell.js'),
+    import('./queue/bullmq.js'),
+  ])
+  const producer = producerRedis(config.url, log)
+  const watch = await watchRedis(producer, log).catch(async error => {
+    await closeRedis(producer)
+    throw error
+  })
+  const queue = bullmqQueue(producer, { prefix: config.prefix, log, watch })
+  const publisher = redisDoorbell(producerRedis(config.url, log), { log })
+  return {
+    queue,
+    publisher,
+    async close() {
+      watch.stop()
+      await Promise.all([queue.close(), publisher.close()])
+    },
   }
 }

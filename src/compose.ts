@@ -71,13 +71,10 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
 
     const capabilities = toCapabilities(config)
     const policy = await cedarPolicy({ dir: config.policies.dir, capabilities, issuers: config.issuers.map(i => i.name), genericClaims: genericClaims(config.issuers), log })
-    const { queue, publisher } = await composeQueue(config, log)
-    closing.push(
-      () => queue.close(),
-      () => publisher.close(),
-    )
+    const { queue, publisher, close: closeQueue } = await composeQueue(config, log)
+    closing.push(closeQueue)
     const isLive = async (id: CredentialId) => (await store.credentials.live(id)) !== null
-    const { engines, reconcilables, close } = composeEngines(config, { signer, isLive, clock: store.clock, log })
+    const { engines, reconcilables, close } = await composeEngines(config, { signer, isLive, leaseOwners: ids => store.credentials.leaseOwners(ids), clock: store.clock, log })
     closing.push(close)
     for (const [i, c] of capabilities.entries()) named(`capabilities.${i}.parameters`, () => engines.get(c.engine)?.check(c.parameters))
 

@@ -137,6 +137,8 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     summary: text(300),
     engine: z.enum(['jwt', 'vault-database', 'memory']),
     parameters,
+    /** A login at the target database that may end sessions and see roles: what makes the probe a real one. */
+    target: z.strictObject({ url: secret }).optional(),
     audience: name.optional(),
     scopes: z
       .array(

@@ -92,7 +92,7 @@ export function toAudiences(config: Config): Audience[] {
 /** The class shown is the weaker of the engine's and the audience's. */
 export function toCapabilities(config: Config): Capability[] {
   const audiences = new Map(toAudiences(config).map(a => [a.name, a]))
-  return config.capabilities.map(({ audience, ...rest }) => ({
+  return config.capabilities.map(({ audience, target: _target, ...rest }) => ({
     ...rest,
     audience: audience ?? null,
     revocation: weakerClass(ENGINE_CLASS[rest.engine], audience === undefined ? null : (audiences.get(audience) ?? null)),

@@ -192,6 +192,8 @@ export interface CredentialStore {
   postpone(claim: Claim, outcome: { probe: Probe | null; failure: string; waiting: boolean; permanent: boolean }): Promise<Credential | null>
   /** Which of these ids have a row that is `pending`, `active`, `revoking` or `stuck`: for reconcile. */
   known(ids: readonly CredentialId[]): Promise<ReadonlyMap<CredentialId, Credential>>
+  /** Which row recorded each of these leases, in any state: for reconcile. */
+  leaseOwners(leaseIds: readonly string[]): Promise<ReadonlyMap<string, CredentialId>>
   activeOf(engine: string, limit: number, after?: CredentialId): Promise<readonly Credential[]>
 }
 

@@ -29,7 +29,12 @@ export function refuseCollisions(capabilities: readonly string[]): void {
  * Every field as `<NAME>_<CAPABILITY>`, and by its plain name for the first credential that has it: `PGUSER`, and `CURFEW_TOKEN`
  * for a token. `CURFEW_TASK` and `CURFEW_CREDENTIAL` say where the child is.
  */
-export function childEnv(env: Env, held: Held, issued: readonly Issued[], options: { readonly evidenceEnv?: string | undefined; readonly proofKey: boolean }): Env {
+export function childEnv(
+  env: Env,
+  held: Held,
+  issued: readonly Issued[],
+  options: { readonly evidenceEnv?: string | undefined; readonly proofKey: boolean },
+): Env {
   const given: Record<string, string> = {}
   for (const { credential, secret } of issued) {
     const suffix = suffixOf(credential.capability)
@@ -40,7 +45,11 @@ export function childEnv(env: Env, held: Held, issued: readonly Issued[], option
       given[name] ??= value
     }
   }
-  const removed = new Set([...OURS, ...('PGHOST' in given || 'PGUSER' in given ? LIBPQ : []), ...(options.evidenceEnv === undefined ? [] : [options.evidenceEnv])])
+  const removed = new Set([
+    ...OURS,
+    ...('PGHOST' in given || 'PGUSER' in given ? LIBPQ : []),
+    ...(options.evidenceEnv === undefined ? [] : [options.evidenceEnv]),
+  ])
   return {
     ...Object.fromEntries(Object.entries(env).filter(([name]) => !removed.has(name))),
     ...given,

@@ -44,13 +44,15 @@ export function findEvidence(flags: EvidenceFlags, around: Surroundings): Eviden
 
   if (env.CURFEW_ID_TOKEN) return fromEnv('CURFEW_ID_TOKEN', env)
   if (env.CURFEW_ID_TOKEN_FILE) return fromFile(env.CURFEW_ID_TOKEN_FILE)
-  if (env.ACTIONS_ID_TOKEN_REQUEST_URL && env.ACTIONS_ID_TOKEN_REQUEST_TOKEN) return fromGitHub(env.ACTIONS_ID_TOKEN_REQUEST_URL, env.ACTIONS_ID_TOKEN_REQUEST_TOKEN)
+  if (env.ACTIONS_ID_TOKEN_REQUEST_URL && env.ACTIONS_ID_TOKEN_REQUEST_TOKEN)
+    return fromGitHub(env.ACTIONS_ID_TOKEN_REQUEST_URL, env.ACTIONS_ID_TOKEN_REQUEST_TOKEN)
   const kubernetes = around.kubernetesFile ?? KUBERNETES_FILE
   if (existsSync(kubernetes)) return { ...fromFile(kubernetes), name: `Kubernetes projected token ${kubernetes}` }
   if (env.CURFEW_AGENT) return fromAgent(env.CURFEW_AGENT, flags.agentKey ?? env.CURFEW_AGENT_KEY)
   if (around.dev?.agent !== undefined) return fromAgent(around.dev.agent, around.dev.agentKey)
   // The one line that a workflow's log highlights (ux.md 2.1).
-  if (env.GITHUB_ACTIONS === 'true') throw missing('this job may not ask for an id token', 'add to the job:  permissions: { id-token: write, contents: read }', true)
+  if (env.GITHUB_ACTIONS === 'true')
+    throw missing('this job may not ask for an id token', 'add to the job:  permissions: { id-token: write, contents: read }', true)
   throw missing('nothing here says what this workload is', 'name its evidence: --id-token-file FILE, CURFEW_ID_TOKEN, or --agent ISSUER/NAME --agent-key FILE')
 }
 
@@ -109,7 +111,8 @@ function fromGitHub(requestUrl: string, requestToken: string): EvidenceSource {
           })
           if (response.ok) return shaped(((await response.json()) as { value?: string }).value ?? '', "the runner's answer")
           await response.body?.cancel()
-          if (response.status < 500 && response.status !== 429) throw unavailable(`the runner refused an id token (${response.status})`, 'check permissions: id-token: write')
+          if (response.status < 500 && response.status !== 429)
+            throw unavailable(`the runner refused an id token (${response.status})`, 'check permissions: id-token: write')
           if (attempt >= 3) throw unavailable(`the runner's token service failed (${response.status})`)
         } catch (error) {
           if (error instanceof CliError) throw error

@@ -78,7 +78,17 @@ export function usage(detail: string, next?: string): CliError {
   return new CliError(EXIT.usage, { code: 'usage', detail, ...(next === undefined ? {} : { next }) })
 }
 
-const SIGNAL_NUMBERS: Readonly<Record<string, number>> = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGABRT: 6, SIGKILL: 9, SIGSEGV: 11, SIGPIPE: 13, SIGALRM: 14, SIGTERM: 15 }
+const SIGNAL_NUMBERS: Readonly<Record<string, number>> = {
+  SIGHUP: 1,
+  SIGINT: 2,
+  SIGQUIT: 3,
+  SIGABRT: 6,
+  SIGKILL: 9,
+  SIGSEGV: 11,
+  SIGPIPE: 13,
+  SIGALRM: 14,
+  SIGTERM: 15,
+}
 
 /** 128 + n, as shells count deaths by signal. */
 export async function exitOfSignal(signal: string): Promise<number> {

@@ -112,7 +112,10 @@ export async function askCredential(broker: Broker, held: Held, capability: stri
 }
 
 export async function beat(broker: Broker, held: Held, timeoutMs: number, signal: AbortSignal): Promise<TaskView> {
-  const { body } = await broker.call({ method: 'POST', path: `/v1/tasks/${held.task.id}/heartbeat`, auth: asHolder(held), body: () => ({}), timeoutMs, retries: 1 }, signal)
+  const { body } = await broker.call(
+    { method: 'POST', path: `/v1/tasks/${held.task.id}/heartbeat`, auth: asHolder(held), body: () => ({}), timeoutMs, retries: 1 },
+    signal,
+  )
   return member<TaskView>(body, 'task')
 }
 
@@ -134,7 +137,13 @@ export async function readTask(broker: Broker, auth: Auth, id: string, signal: A
   return member<TaskView>((await broker.call({ method: 'GET', path: `/v1/tasks/${id}`, auth, retries: 1 }, signal)).body, 'task')
 }
 
-export async function listCredentials(broker: Broker, auth: Auth, query: Record<string, string | undefined>, most: number, signal: AbortSignal): Promise<CredentialView[]> {
+export async function listCredentials(
+  broker: Broker,
+  auth: Auth,
+  query: Record<string, string | undefined>,
+  most: number,
+  signal: AbortSignal,
+): Promise<CredentialView[]> {
   const found: CredentialView[] = []
   let after: string | undefined
   do {

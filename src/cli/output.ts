@@ -64,7 +64,10 @@ const safe = (line: string) => redact(plain(line))
 
 /** Columns wide enough for their longest cell; the head in capitals; dashes for what is not there. */
 export function table(head: readonly string[], rows: readonly (readonly (string | number | null | undefined)[])[]): string {
-  const cells = [head.map(h => h.toUpperCase()), ...rows.map(row => row.map(cell => (cell === null || cell === undefined || cell === '' ? '-' : plain(String(cell)))))]
+  const cells = [
+    head.map(h => h.toUpperCase()),
+    ...rows.map(row => row.map(cell => (cell === null || cell === undefined || cell === '' ? '-' : plain(String(cell))))),
+  ]
   const widths = head.map((_, column) => Math.max(...cells.map(row => row[column]?.length ?? 0)))
   return cells.map(row => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join('  ')).join('\n')
 }
@@ -114,7 +117,11 @@ function factLines(problem: Problem): string[] {
   for (const item of list(problem.failed)) {
     const failed = object(item)
     const actual = text(failed?.actual)
-    if (failed) lines.push(['differs', `${text(failed.claim) ?? '?'}   ${actual === null ? 'your token has no such claim' : `your token says "${actual}"`}   (the rule's value is shown to admins)`])
+    if (failed)
+      lines.push([
+        'differs',
+        `${text(failed.claim) ?? '?'}   ${actual === null ? 'your token has no such claim' : `your token says "${actual}"`}   (the rule's value is shown to admins)`,
+      ])
   }
   const add = (name: string, value: unknown) => {
     const shown = text(value)

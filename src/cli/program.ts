@@ -40,7 +40,12 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
     for (const entry of COMMANDS) {
       if (entry === wanted) {
         const { command } = await entry.load()
-        program.addCommand(settled(command(io, words, code => (exit = code)), io).helpGroup(entry.group))
+        program.addCommand(
+          settled(
+            command(io, words, code => (exit = code)),
+            io,
+          ).helpGroup(entry.group),
+        )
       } else program.command(entry.name, { noHelp: false }).summary(entry.summary).description(entry.summary).helpGroup(entry.group)
     }
     await program.parseAsync([...own], { from: 'user' })
@@ -54,9 +59,13 @@ function rootCommand(io: Io): Command {
   const program = settled(new Command('curfew'), io)
     .description('Credentials with a curfew: attested, task-scoped, short-lived, and proven dead.')
     .usage('<command> [options]')
+    .enablePositionalOptions()
     .version(version(), '-V, --version')
     .helpCommand('help [command]', 'help for a command')
-  program.addHelpText('after', "\nExit: 0 done, 2 usage, 3 not proven, 4 denied, 5 approval needed, 6 unknown or ended, 7 rate limited,\n8 unreachable, 9 degraded, 10 partly done, 11 conflict.\n\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'")
+  program.addHelpText(
+    'after',
+    "\nExit: 0 done, 2 usage, 3 not proven, 4 denied, 5 approval needed, 6 unknown or ended, 7 rate limited,\n8 unreachable, 9 degraded, 10 partly done, 11 conflict.\n\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'",
+  )
   program.action(() => program.help({ error: true }))
   return program
 }
@@ -65,7 +74,14 @@ function rootCommand(io: Io): Command {
 function settled(command: Command, io: Io): Command {
   for (const each of [command, ...command.commands]) {
     each.exitOverride()
-    each.configureOutput({ writeOut: io.out, writeErr: io.err, getOutHelpWidth: () => 100, getErrHelpWidth: () => 100, getOutHasColors: () => false, getErrHasColors: () => false })
+    each.configureOutput({
+      writeOut: io.out,
+      writeErr: io.err,
+      getOutHelpWidth: () => 100,
+      getErrHelpWidth: () => 100,
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    })
     each.showSuggestionAfterError(true)
   }
   return command
@@ -78,7 +94,11 @@ function told(error: unknown, io: Io, format: Format, isRun: boolean): number {
   }
   const failure = error instanceof CliError ? error : fromDomain(error)
   if (failure === null) {
-    io.err(redact(`error[unexpected] ${plain(error instanceof Error ? error.message : 'something failed')}\n  this is a bug of ours; with CURFEW_DEBUG=1 it says where\n`))
+    io.err(
+      redact(
+        `error[unexpected] ${plain(error instanceof Error ? error.message : 'something failed')}\n  this is a bug of ours; with CURFEW_DEBUG=1 it says where\n`,
+      ),
+    )
     if (io.env.CURFEW_DEBUG === '1' && error instanceof Error) io.err(redact(`${error.stack ?? ''}\n`))
     return isRun ? EXIT.ours : EXIT.unexpected
   }
@@ -96,7 +116,11 @@ function fromDomain(error: unknown): CliError | null {
 }
 
 function formatOf(argv: readonly string[]): Format {
-  return argv.includes('--json') || argv.includes('--output=json') || argv.some((word, i) => word === 'json' && (argv[i - 1] === '-o' || argv[i - 1] === '--output')) ? 'json' : 'table'
+  return argv.includes('--json') ||
+    argv.includes('--output=json') ||
+    argv.some((word, i) => word === 'json' && (argv[i - 1] === '-o' || argv[i - 1] === '--output'))
+    ? 'json'
+    : 'table'
 }
 
 function version(): string {

@@ -5,7 +5,7 @@ import { childEnv, refuseCollisions } from './deliver.js'
 import type { EvidenceFlags } from './evidence.js'
 import { usage } from './exit.js'
 import type { Held, Issued } from './holder.js'
-import { capabilityName, connect, evidence, label, type OutputFlags, seconds, type ServerFlags, withEvidence, withOutput, withServer } from './options.js'
+import { capabilityName, connect, evidence, label, type OutputFlags, type ServerFlags, seconds, withEvidence, withOutput, withServer } from './options.js'
 import { duration, type Io, printer } from './output.js'
 import type { OnRevoke } from './supervise.js'
 
@@ -36,7 +36,10 @@ export function command(io: Io, words: readonly string[], done: (exit: number) =
     .option('--heartbeat <time>', 'how often the broker hears of us', seconds, 15)
     .option('--with-proof-key', 'also hand over the key that tokens are bound to: CURFEW_PROOF_KEY')
   withOutput(withEvidence(withServer(run)))
-  run.addHelpText('after', "\nSets PGHOST, PGUSER, ... or CURFEW_TOKEN, and CURFEW_TASK, CURFEW_CREDENTIAL. Exit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'")
+  run.addHelpText(
+    'after',
+    "\nSets PGHOST, PGUSER, ... or CURFEW_TOKEN, and CURFEW_TASK, CURFEW_CREDENTIAL. Exit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'",
+  )
   return run.action(async (capabilities: string[], flags: Flags) => done(await act(capabilities, flags, words, io)))
 }
 
@@ -50,50 +53,51 @@ async function act(capabilities: readonly string[], flags: Flags, words: readonl
   const broker = await connect(flags, io)
   const source = await evidence(flags, io, broker)
   const { supervise } = await import('./supervise.js')
-  return supervise(
-    {
-      broker,
-      print,
-      onRevoke: flags.onRevoke,
-      graceMs: flags.grace * 1000,
-      heartbeatSeconds: flags.heartbeat,
-      async open(signal) {
-        const { newProofKey } = await import('./proof.js')
-        const { openTask } = await import('./holder.js')
-        const key = source.perJob ? (await import('./state.js')).stateIn(io.env).jobKey(await source.fresh('', signal)) : newProofKey()
-        return openTask(
-          broker,
-          {
-            source,
-            key,
-            purpose: flags.purpose ?? `curfew run ${basename(file)}`.slice(0, 200),
-            capabilities,
-            lifeSeconds: flags.taskLife,
-            labels: flags.label,
-            heartbeatSeconds: flags.heartbeat,
-          },
-          signal,
-        )
-      },
-      async issue(held, signal) {
-        const { askCredential } = await import('./holder.js')
-        const issued: Issued[] = []
-        for (const capability of capabilities) issued.push(await askCredential(broker, held, capability, flags.ttl, signal))
-        for (const { credential: c, tokenType } of issued) {
-          tell(print, c, held)
-          if (tokenType === 'DPoP' && !flags.withProofKey) print.say(`  its token is bound to a key that stays here: the command cannot use it by itself (--with-proof-key hands the key over)`)
-        }
-        return issued
-      },
-      command: (held, issued) => ({ file, args, env: childEnv(io.env, held, issued, { evidenceEnv: flags.idTokenEnv, proofKey: flags.withProofKey === true }) }),
+  return supervise({
+    broker,
+    print,
+    onRevoke: flags.onRevoke,
+    graceMs: flags.grace * 1000,
+    heartbeatSeconds: flags.heartbeat,
+    async open(signal) {
+      const { newProofKey } = await import('./proof.js')
+      const { openTask } = await import('./holder.js')
+      const key = source.perJob ? (await import('./state.js')).stateIn(io.env).jobKey(await source.fresh('', signal)) : newProofKey()
+      return openTask(
+        broker,
+        {
+          source,
+          key,
+          purpose: flags.purpose ?? `curfew run ${basename(file)}`.slice(0, 200),
+          capabilities,
+          lifeSeconds: flags.taskLife,
+          labels: flags.label,
+          heartbeatSeconds: flags.heartbeat,
+        },
+        signal,
+      )
     },
-  )
+    async issue(held, signal) {
+      const { askCredential } = await import('./holder.js')
+      const issued: Issued[] = []
+      for (const capability of capabilities) issued.push(await askCredential(broker, held, capability, flags.ttl, signal))
+      for (const { credential: c, tokenType } of issued) {
+        tell(print, c, held)
+        if (tokenType === 'DPoP' && !flags.withProofKey)
+          print.say(`  its token is bound to a key that stays here: the command cannot use it by itself (--with-proof-key hands the key over)`)
+      }
+      return issued
+    },
+    command: (held, issued) => ({ file, args, env: childEnv(io.env, held, issued, { evidenceEnv: flags.idTokenEnv, proofKey: flags.withProofKey === true }) }),
+  })
 }
 
 /** `crd_7qk2, db/orders-ro, 15m, task tsk_88, revocation: backend` (ux.md 3.4). The child owns stdout, so this is on stderr in every format. */
 function tell(print: ReturnType<typeof printer>, c: Issued['credential'], held: Held): void {
   const life = (Date.parse(c.expires_at) - Date.parse(c.issued_at)) / 1000
   if (print.format === 'json') {
-    print.say(JSON.stringify({ event: 'issued', credential: c.id, capability: c.capability, task: held.task.id, expires_at: c.expires_at, revocation: c.revocation }))
+    print.say(
+      JSON.stringify({ event: 'issued', credential: c.id, capability: c.capability, task: held.task.id, expires_at: c.expires_at, revocation: c.revocation }),
+    )
   } else print.say(`${c.id}, ${c.capability}, ${duration(life)}, task ${held.task.id}, revocation: ${c.revocation}`)
 }

@@ -16,7 +16,10 @@ export interface Supervision {
   readonly heartbeatSeconds: number
   open(signal: AbortSignal): Promise<Held>
   issue(held: Held, signal: AbortSignal): Promise<readonly Issued[]>
-  command(held: Held, issued: readonly Issued[]): { readonly file: string; readonly args: readonly string[]; readonly env: Readonly<Record<string, string | undefined>> }
+  command(
+    held: Held,
+    issued: readonly Issued[],
+  ): { readonly file: string; readonly args: readonly string[]; readonly env: Readonly<Record<string, string | undefined>> }
 }
 
 /** Those that end us. A terminal sends the first three to the child as well. */
@@ -64,7 +67,17 @@ export async function supervise(plan: Supervision): Promise<number> {
     } finally {
       over.abort()
     }
-    await finish(plan, held, { outcome: outcomeOf(end), seconds: (performance.now() - began) / 1000, stopped: stops.first !== null, cancelled: end === null || end.kind === 'not_started' }, stops.now)
+    await finish(
+      plan,
+      held,
+      {
+        outcome: outcomeOf(end),
+        seconds: (performance.now() - began) / 1000,
+        stopped: stops.first !== null,
+        cancelled: end === null || end.kind === 'not_started',
+      },
+      stops.now,
+    )
     if (stops.first !== null) return await exitOfSignal(stops.first)
     if (failed !== null) throw failed
     if (end === null) throw new TypeError('a run without a failure has an end')
@@ -140,7 +153,10 @@ async function keepAlive(plan: Supervision, held: Held, child: Child, over: Abor
       if (over.aborted) return
       if (error instanceof CliError && (error.exit === EXIT.gone || error.exit === EXIT.refused)) return ended(plan, held, child, over)
       // Whatever else it is, the command must not be lost over it.
-      if (!lost) plan.print.warn(`curfew: the broker did not hear us (${error instanceof CliError ? error.problem.code : 'unexpected'}); after ${duration((everyMs * 3) / 1000)} of silence it ends the task`)
+      if (!lost)
+        plan.print.warn(
+          `curfew: the broker did not hear us (${error instanceof CliError ? error.problem.code : 'unexpected'}); after ${duration((everyMs * 3) / 1000)} of silence it ends the task`,
+        )
       lost = true
     }
   }
@@ -191,11 +207,33 @@ async function finish(plan: Supervision, held: Held, how: Finish, now: AbortSign
     const waiting = AbortSignal.any([now, AbortSignal.timeout(waitMs + 1_000)])
     const ending = await untilDead(() => listCredentials(broker, auth, { task: held.task.id }, 200, waiting), waitMs, waiting).catch(() => null)
     if (print.format === 'json') {
-      const left = ending === null ? null : [...ending.unconfirmed, ...ending.exposed].map(c => ({ credential: c.id, state: c.state, revocation: c.revocation, exposed_until: c.exposed_until ?? null }))
-      print.say(JSON.stringify({ event: 'ended', task: task.id, state: task.state, seconds: Math.round(how.seconds), refused_since: revocation.refused_since, not_confirmed: left }))
-    } else print.say(`task ${task.state} after ${duration(how.seconds)}: ${ending === null ? 'refused at once; nobody waited to see it dead' : tellEnding(revocation, ending)}`)
+      const left =
+        ending === null
+          ? null
+          : [...ending.unconfirmed, ...ending.exposed].map(c => ({
+              credential: c.id,
+              state: c.state,
+              revocation: c.revocation,
+              exposed_until: c.exposed_until ?? null,
+            }))
+      print.say(
+        JSON.stringify({
+          event: 'ended',
+          task: task.id,
+          state: task.state,
+          seconds: Math.round(how.seconds),
+          refused_since: revocation.refused_since,
+          not_confirmed: left,
+        }),
+      )
+    } else
+      print.say(
+        `task ${task.state} after ${duration(how.seconds)}: ${ending === null ? 'refused at once; nobody waited to see it dead' : tellEnding(revocation, ending)}`,
+      )
   } catch (error) {
     const why = error instanceof CliError ? error.problem.code : 'no answer in time'
-    print.warn(`curfew: the end could not be told (${why}); without a heartbeat the broker ends the task within ${duration(3 * (held.task.heartbeat_seconds ?? plan.heartbeatSeconds))}`)
+    print.warn(
+      `curfew: the end could not be told (${why}); without a heartbeat the broker ends the task within ${duration(3 * (held.task.heartbeat_seconds ?? plan.heartbeatSeconds))}`,
+    )
   }
 }

@@ -1,119 +1,162 @@
-/** Owns starting a PostgreSQL cluster of our own: loopback, a free port, a password, its own directory. */
+/** Owns having a real PostgreSQL: a cluster of its own in a folder, on loopback and a free port. */
 import { execFile } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
-import { chmodSync, chownSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { tmpdir, userInfo } from 'node:os'
-import { join } from 'node:path'
+import { accessSync, chownSync, constants, existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
-import pg from 'pg'
-import { type Absent, findProgram } from './find.js'
-import { freePort, start } from './process.js'
+import { type Absent, findPostgres, inherited, isAbsent } from './find.js'
+import { lastingSecret, socketDir, writePrivate } from './folder.js'
+import { freePort } from './ports.js'
+import { type ProcessMark, startProcess } from './process.js'
 
 const run = promisify(execFile)
+const SUPERUSER = 'postgres'
 
 export interface Postgres {
-  readonly host: string
+  /** As superuser, to `database`. */
+  readonly url: string
   readonly port: number
-  readonly adminUser: string
-  readonly adminPassword: string
-  readonly pid: number
   readonly version: string
-  url(database: string): string
-  stop(): Promise<void>
-  /** Starts the same cluster again on the same port, after `stop`. */
-  again(): Promise<Postgres>
-}
-
-/** @param dir an absent or empty directory; every part of its path must be open to the server's user. */
-export async function startPostgres(options: { dir: string; detached?: boolean }): Promise<Postgres | Absent> {
-  const initdb = findProgram('initdb')
-  const server = findProgram('postgres')
-  if (!initdb || !server) return { absent: 'no PostgreSQL server is installed (initdb and postgres)' }
-  const as = serverUser()
-  if (as === null) return { absent: 'PostgreSQL does not run as root, and there is no user postgres to run it as' }
-  mkdirSync(options.dir, { recursive: true, mode: 0o700 })
-  const data = join(options.dir, 'data')
-  const password = randomBytes(18).toString('base64url')
-  const file = join(options.dir, 'password')
-  writeFileSync(file, password, { mode: 0o600 })
-  if (as.ids) {
-    chownSync(options.dir, as.ids.uid, as.ids.gid)
-    chownSync(file, as.ids.uid, as.ids.gid)
-    chmodSync(options.dir, 0o700)
-  }
-  await run(as.command, [...as.before, initdb, '-D', data, '-U', 'curfew_admin', '--pwfile', file, '-A', 'scram-sha-256', '--no-sync', '-E', 'UTF8', '--locale', 'C'], { cwd: tmpdir() })
-  return launch({ ...options, data, server, as, password, port: await freePort() })
-}
-
-interface Launch {
-  readonly dir: string
+  readonly mark: ProcessMark
   readonly data: string
-  readonly server: string
-  readonly as: ServerUser
-  readonly password: string
-  readonly port: number
-  readonly detached?: boolean
+  /** The same server as somebody else, or another database of it. */
+  urlFor(user: string, password: string, database?: string): string
+  /** Fast: open transactions are rolled back. The data stay; start it again with the same folder and port. */
+  stop(): Promise<void>
 }
 
-async function launch(l: Launch): Promise<Postgres> {
-  const url = (database: string) => `postgresql://curfew_admin:${l.password}@127.0.0.1:${l.port}/${database}`
-  const log = join(l.dir, 'postgres.log')
-  const settings = ['-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories=', '-c', 'max_connections=200', '-c', 'fsync=on']
-  const started = await start({
-    command: l.as.command,
-    args: [...l.as.before, l.server, '-D', l.data, '-p', String(l.port), ...settings],
-    log,
-    cwd: tmpdir(),
-    ready: () => answers(url('postgres')),
-    ...(l.detached ? { detached: true } : {}),
-  })
-  return {
-    host: '127.0.0.1',
-    port: l.port,
-    adminUser: 'curfew_admin',
-    adminPassword: l.password,
-    // setpriv and the server itself are one process: exec keeps the pid.
-    pid: started.pid,
-    version: readFileSync(join(l.data, 'PG_VERSION'), 'utf8').trim(),
-    url,
-    // SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
-    async stop() {
-      try {
-        process.kill(started.pid, 'SIGINT')
-      } catch {
-        return
-      }
-      await started.stop()
+export interface PostgresOptions {
+  readonly dir: string
+  /** Made when it is not there. */
+  readonly database?: string
+  readonly port?: number
+  readonly settings?: Readonly<Record<string, string>>
+  /** The name in log lines and of the log file, where one runs two. */
+  readonly name?: string
+  readonly keep?: boolean
+  readonly signal?: AbortSignal | undefined
+}
+
+export async function startPostgres(options: PostgresOptions): Promise<Postgres | Absent> {
+  const found = findPostgres()
+  if (isAbsent(found)) return found
+  const user = await unprivileged()
+  if (user && isAbsent(user)) return user
+  const dir = resolve(options.dir)
+  const database = options.database ?? SUPERUSER
+  const data = dataFolder(dir, user)
+  const password = lastingSecret(dir, 'password')
+  const as = { cwd: dirname(data), env: inherited(), ...user, ...(options.signal && { signal: options.signal }) }
+
+  if (!existsSync(join(data, 'PG_VERSION'))) await initialise(found.folder, data, password, as)
+  const port = options.port ?? (await freePort())
+  const settings = {
+    listen_addresses: '127.0.0.1',
+    port: String(port),
+    unix_socket_directories: '', // TCP with a password for everybody, as it is in production
+    max_connections: '200',
+    shared_buffers: '64MB',
+    log_line_prefix: '%m [%p] %u@%d ',
+    ...options.settings,
+  }
+  const child = await startProcess({
+    name: options.name ?? 'postgres',
+    command: join(found.folder, 'postgres'),
+    args: ['-D', data, ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
+    dir,
+    cwd: dirname(data),
+    user,
+    ready: async signal => {
+      await run(join(found.folder, 'pg_isready'), ['-q', '-h', '127.0.0.1', '-p', String(port)], { signal })
+      return true
     },
-    again: () => launch(l),
+    stopWith: 'SIGINT', // "fast": SIGTERM would wait for the last client to leave
+    keep: options.keep,
+    signal: options.signal,
+  })
+  const urlFor = (login: string, secret: string, name = database) => `postgres://${encodeURIComponent(login)}:${encodeURIComponent(secret)}@127.0.0.1:${port}/${name}`
+  const url = urlFor(SUPERUSER, password)
+  try {
+    if (database !== SUPERUSER) await demandDatabase(urlFor(SUPERUSER, password, SUPERUSER), database)
+  } catch (cause) {
+    await child.stop()
+    throw cause
+  }
+  return { url, port, version: readFileSync(join(data, 'PG_VERSION'), 'utf8').trim(), mark: child.mark, data, urlFor, stop: child.stop }
+}
+
+interface User {
+  readonly uid: number
+  readonly gid: number
+}
+
+/** PostgreSQL refuses to run as root; then it runs as the user of Debian's package, or as nobody. */
+async function unprivileged(): Promise<User | Absent | undefined> {
+  if (process.getuid?.() !== 0) return undefined
+  for (const name of ['postgres', 'nobody']) {
+    const ids = readFileSync('/etc/passwd', 'utf8')
+      .split('\n')
+      .find(line => line.startsWith(`${name}:`))
+      ?.split(':')
+    if (ids) return { uid: Number(ids[2]), gid: Number(ids[3]) }
+  }
+  return { absent: 'PostgreSQL does not run as root, and there is neither a user `postgres` nor `nobody`' }
+}
+
+/** In `dir`, unless the other user cannot walk there (a checkout under root's home). A link in `dir` remembers where it went. */
+function dataFolder(dir: string, user: User | undefined): string {
+  mkdirSync(dir, { recursive: true })
+  const remembered = join(dir, 'data-folder')
+  if (existsSync(remembered)) {
+    const folder = readFileSync(remembered, 'utf8')
+    if (existsSync(folder)) return folder
+    rmSync(remembered)
+  }
+  if (user && !canWalk(dir)) {
+    const folder = join(socketDir(), 'data')
+    makeFor(user, folder)
+    writePrivate(remembered, folder)
+    return folder
+  }
+  const folder = join(dir, 'data')
+  makeFor(user, folder)
+  return folder
+}
+
+function makeFor(user: User | undefined, folder: string): void {
+  mkdirSync(folder, { recursive: true, mode: 0o700 })
+  if (user) chownSync(folder, user.uid, user.gid)
+}
+
+function canWalk(folder: string): boolean {
+  for (let each = folder; ; each = dirname(each)) {
+    if ((statSync(each).mode & 0o001) === 0) return false
+    if (each === dirname(each)) return true
   }
 }
 
-interface ServerUser {
-  readonly command: string
-  readonly before: readonly string[]
-  readonly ids: { readonly uid: number; readonly gid: number } | null
-}
-
-/** PostgreSQL refuses root: as root it runs as the package's own user. */
-function serverUser(): ServerUser | null {
-  if (userInfo().uid !== 0) return { command: '/usr/bin/env', before: [], ids: null }
-  const setpriv = findProgram('setpriv')
-  const line = readFileSync('/etc/passwd', 'utf8')
-    .split('\n')
-    .find(l => l.startsWith('postgres:'))
-  const [, , uid, gid] = line?.split(':') ?? []
-  if (!setpriv || !uid || !gid) return null
-  return { command: setpriv, before: ['--reuid', uid, '--regid', gid, '--clear-groups'], ids: { uid: Number(uid), gid: Number(gid) } }
-}
-
-async function answers(url: string): Promise<boolean> {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 1_000 })
+async function initialise(programs: string, data: string, password: string, as: object): Promise<void> {
+  // Readable for the other user, for this moment, in a folder that only that user may enter.
+  const passwordFile = join(data, '..', `${process.pid}.pw`)
+  writePrivate(passwordFile, password)
+  if ('uid' in as) chownSync(passwordFile, (as as User).uid, (as as User).gid)
   try {
-    await client.connect()
-    await client.query('select 1')
-    return true
+    accessSync(data, constants.F_OK)
+    const args = ['-D', data, '-U', SUPERUSER, '-A', 'scram-sha-256', `--pwfile=${passwordFile}`, '-E', 'UTF8', '--locale=C', '--no-sync', '--no-instructions']
+    await run(join(programs, 'initdb'), args, as)
   } finally {
-    await client.end().catch(() => {})
+    rmSync(passwordFile, { force: true })
+  }
+}
+
+async function demandDatabase(url: string, database: string): Promise<void> {
+  if (!/^[a-z_][a-z0-9_]*$/.test(database)) throw new Error(`not a plain database name: ${database}`)
+  const { default: pg } = await import('pg') // 30 ms that a start without it need not pay
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    const { rowCount } = await client.query('SELECT 1 FROM pg_database WHERE datname = $1', [database])
+    if (rowCount === 0) await client.query(`CREATE DATABASE ${database}`)
+  } finally {
+    await client.end()
   }
 }

@@ -6,7 +6,6 @@ import type { Job } from '../ports.js'
 /** One queue a kind; `destroy` has one an engine, so that a sick backend starves nobody. BullMQ refuses `:` in names. */
 export const EXPIRE_QUEUE = 'expire'
 export const SIGNAL_QUEUE = 'signal'
-export const HEARTBEAT_QUEUE = 'heartbeat'
 export const destroyQueue = (engine: string) => `destroy-${engine}`
 
 export function queueOf(job: Job): string {
@@ -58,5 +57,18 @@ export const JOB_OPTIONS = { attempts: 1, removeOnComplete: true, removeOnFail: 
 
 /** `enqueue` never takes longer: what it cannot place in this time, the sweep finds. Milliseconds. */
 export const ENQUEUE_DEADLINE_MS = 500
-/** How often each worker must have worked; a worker that has not is deaf and is replaced. Milliseconds. */
-export const HEARTBEAT_MS = 15_000
+/** A job without work that every queue gets regularly: one that still waits at the next beat tells that nobody listens. */
+export const BEAT_JOB = 'beat'
+export const beatId = (queue: string) => `beat_${queue}`
+/** A beat placed at one look and still there at two more: a deaf worker is replaced within 30 s (F08). Milliseconds. */
+export const BEAT_MS = 9_000
+
+/** What every Worker runs with. */
+export const WORKER_OPTIONS = {
+  /** Not renewed for so long, a job is another's; the row's claim is the fence either way (F43). */
+  lockDuration: 30_000,
+  /** A job whose worker is killed twice would otherwise fail for good (measured). */
+  maxStalledCount: 1_000,
+  removeOnComplete: { count: 0 },
+  removeOnFail: { count: 0 },
+} as const

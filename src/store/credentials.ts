@@ -155,6 +155,11 @@ export function credentialStore(
       const rows = await sql.query(`select * from curfew.credentials where id = any($1::text[]) and state <> 'revoked'`, [ids])
       return new Map(rows.map(r => [r.id as CredentialId, toCredential(r)]))
     },
+    async leaseOwners(leaseIds) {
+      if (leaseIds.length === 0) return new Map()
+      const rows = await sql.query<{ lease: string; id: CredentialId }>(`select handle->>'leaseId' as lease, id from curfew.credentials where handle->>'leaseId' = any($1::text[])`, [leaseIds])
+      return new Map(rows.map(r => [r.lease, r.id]))
+    },
     async activeOf(engine, limit, after) {
       const rows = await sql.query(`select * from curfew.credentials where engine = $1 and state = 'active' and id > $3 order by id limit $2`, [
         engine,

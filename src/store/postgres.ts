@@ -1,7 +1,7 @@
 /** Owns the connections to a PostgreSQL server: pools, deadlines, and types that both databases agree on. */
 import pg from 'pg'
 import type { Log } from './log.js'
-import { type Driver, lockNumber, type Row, sqlState, type Tx, translate } from './sql.js'
+import { type Driver, lockNumber, type Row, sqlState, type Tx } from './sql.js'
 
 export interface PostgresOptions {
   readonly url: string
@@ -72,17 +72,15 @@ export function postgresDriver(options: PostgresOptions): Driver {
       try {
         const [row] = await run<{ held: boolean }>(locks, 'select pg_try_advisory_lock($1::bigint) as held', [lockNumber(name)])
         if (!row?.held) return false
-      } catch (error) {
-        held.delete(name)
-        throw translate(error)
-      }
-      try {
-        await fn()
-        return true
+        try {
+          await fn()
+          return true
+        } finally {
+          await run(locks, 'select pg_advisory_unlock($1::bigint)', [lockNumber(name)]).catch(error =>
+            options.log.warn({ err: error }, 'a named lock was lost with its connection'),
+          )
+        }
       } finally {
-        await run(locks, 'select pg_advisory_unlock($1::bigint)', [lockNumber(name)]).catch(error =>
-          options.log.warn({ err: error }, 'a named lock was lost with its connection'),
-        )
         held.delete(name)
       }
     },

@@ -1,9 +1,11 @@
 /** Every suite of the store over PostgreSQL inside this process. */
 import { afterAll, beforeAll } from 'vitest'
 import { testCredentials } from './store/credentials.js'
-import { type SqlHouse, pgliteHouse } from './store/houses.js'
+import { pgliteHouse, type SqlHouse } from './store/houses.js'
+import { testRecords } from './store/records.js'
 import { testRevocations } from './store/revocations.js'
 import { testTasks } from './store/tasks.js'
+import { testWalk } from './store/walk.js'
 
 let house: SqlHouse
 beforeAll(async () => {
@@ -15,3 +17,5 @@ const make = () => house.make()
 testTasks('PGlite', make)
 testCredentials('PGlite', make)
 testRevocations('PGlite', make)
+testRecords('PGlite', make)
+testWalk('PGlite', make, 20)

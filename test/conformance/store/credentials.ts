@@ -4,7 +4,23 @@ import type { Credential, Probe } from '../../../src/domain/credential.js'
 import { newId } from '../../../src/domain/ids.js'
 import { Secret } from '../../../src/domain/secret.js'
 import type { Store } from '../../../src/ports.js'
-import { active, attestation, childOf, context, grantFor, later, type MakeStore, mark, minted, newTask, openTask, operator, pending, permit, sealed } from './fixtures.js'
+import {
+  active,
+  attestation,
+  childOf,
+  context,
+  grantFor,
+  later,
+  type MakeStore,
+  mark,
+  minted,
+  newTask,
+  openTask,
+  operator,
+  pending,
+  permit,
+  sealed,
+} from './fixtures.js'
 
 export const dead: Probe = { outcome: 'dead', looked: ['lease', 'role'], detail: null }
 export const alive: Probe = { outcome: 'alive', looked: ['lease'], detail: 'still there' }
@@ -106,7 +122,11 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
         expect((await store.credentials.list({ digest: sealed(secret.digest()), limit: 5 })).map(x => x.id)).toEqual([c.id])
         expect(await store.credentials.list({ digest: secret.digest(), limit: 5 })).toEqual([])
         expect(await kinds(store, c.id)).toEqual(['credential.issued'])
-        expect((await store.audit.list({ subject: c.id, limit: 1 }))[0]?.data).toMatchObject({ decision: c.decision, policies: ['orders-read'], policy: grant.decision.digest })
+        expect((await store.audit.list({ subject: c.id, limit: 1 }))[0]?.data).toMatchObject({
+          decision: c.decision,
+          policies: ['orders-read'],
+          policy: grant.decision.digest,
+        })
       })
 
       it('opens its task in the same transaction, with all permits', async () => {
@@ -144,7 +164,10 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
         const { store } = await makeStore()
         const task = await openTask(store)
         const ahead = grantFor(store, task, { issuedAt: later(store.clock.now(), 3) })
-        await expect(store.credentials.record(ahead, minted(), { marks: [], context })).rejects.toMatchObject({ code: 'unavailable', facts: { reason: 'clock_skew' } })
+        await expect(store.credentials.record(ahead, minted(), { marks: [], context })).rejects.toMatchObject({
+          code: 'unavailable',
+          facts: { reason: 'clock_skew' },
+        })
         await active(store, task)
       })
 
@@ -159,7 +182,9 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
     for (const road of ['intend', 'record'] as const) {
       const make = (store: Store, ...[task, over]: [Parameters<typeof grantFor>[1], Parameters<typeof grantFor>[2]?]) => {
         const grant = grantFor(store, task, over)
-        return road === 'intend' ? store.credentials.intend(grant, { marks: [], context }) : store.credentials.record(grant, minted({ kid: 'kid-1' }), { marks: [], context })
+        return road === 'intend'
+          ? store.credentials.intend(grant, { marks: [], context })
+          : store.credentials.record(grant, minted({ kid: 'kid-1' }), { marks: [], context })
       }
       describe(`${road} refuses`, () => {
         it('an unknown, ended or lapsed task, and one below an ended task (R05)', async () => {
@@ -173,7 +198,10 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
           await expect(make(store, child)).rejects.toMatchObject({ code: 'task_ended', facts: { reason: 'completed' } })
           const short = await openTask(store, { lifeSeconds: 20 })
           await advance(21)
-          await expect(make(store, { ...short, deadlineAt: later(store.clock.now(), 60) })).rejects.toMatchObject({ code: 'task_ended', facts: { reason: 'deadline' } })
+          await expect(make(store, { ...short, deadlineAt: later(store.clock.now(), 60) })).rejects.toMatchObject({
+            code: 'task_ended',
+            facts: { reason: 'deadline' },
+          })
         })
 
         it('what a deny marker names: identity, issuer, capability, task or a credential’s task', async () => {
@@ -333,7 +361,10 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
         const child = await store.tasks.open(childOf(store, top), [], [], context)
         const mine = [await active(store, top), await active(store, child), await pending(store, top)]
         await active(store, await openTask(store), { name: 'api/read' })
-        const ids = mine.map(c => c.id).sort().reverse()
+        const ids = mine
+          .map(c => c.id)
+          .sort()
+          .reverse()
         expect((await store.credentials.list({ task: top.id, limit: 9 })).map(c => c.id)).toEqual(ids)
         expect((await store.credentials.list({ identity: top.attestation.identity, limit: 9 })).map(c => c.id)).toEqual(ids)
         expect(await store.credentials.list({ capability: 'api/read', limit: 9 })).toHaveLength(1)
@@ -481,10 +512,20 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
         await revoke(store, a.id)
         await revoke(store, b.id)
         const claimA = await store.credentials.claim(a.id, null)
-        expect(await store.credentials.postpone(claimA as never, { probe: null, failure: 'no such role', waiting: false, permanent: true })).toMatchObject({ state: 'stuck', attempts: 1 })
+        expect(await store.credentials.postpone(claimA as never, { probe: null, failure: 'no such role', waiting: false, permanent: true })).toMatchObject({
+          state: 'stuck',
+          attempts: 1,
+        })
         for (let i = 0; i < 5; i++) {
           const claim = await store.credentials.claim(b.id, null)
-          expect(await store.credentials.postpone(claim as never, { probe: { ...alive, outcome: 'waiting' }, failure: 'a read may be in flight', waiting: true, permanent: false })).toMatchObject({
+          expect(
+            await store.credentials.postpone(claim as never, {
+              probe: { ...alive, outcome: 'waiting' },
+              failure: 'a read may be in flight',
+              waiting: true,
+              permanent: false,
+            }),
+          ).toMatchObject({
             state: 'revoking',
             attempts: 0,
           })

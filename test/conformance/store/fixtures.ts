@@ -130,9 +130,20 @@ export function grantFor(store: Store, task: GrantFor, over: CapabilityLike & { 
   })
 }
 
-export const minted = (over: Partial<Minted> = {}): Minted => ({ secret: Secret.token(unique('secret')), handle: { lease: unique('lease') }, expiresAt: null, kid: null, ...over })
+export const minted = (over: Partial<Minted> = {}): Minted => ({
+  secret: Secret.token(unique('secret')),
+  handle: { lease: unique('lease') },
+  expiresAt: null,
+  kid: null,
+  ...over,
+})
 
-export const mark = (store: Store, over: Partial<Mark> = {}): Mark => ({ namespace: 'evidence:github', id: unique('jti'), until: later(store.clock.now(), 600), ...over })
+export const mark = (store: Store, over: Partial<Mark> = {}): Mark => ({
+  namespace: 'evidence:github',
+  id: unique('jti'),
+  until: later(store.clock.now(), 600),
+  ...over,
+})
 
 /** An open task, and a credential of it in the state asked for. */
 export const openTask = (store: Store, over: Partial<NewTask> = {}): Promise<Task> => store.tasks.open(newTask(store, over), [], [], context)
@@ -140,4 +151,5 @@ export const openTask = (store: Store, over: Partial<NewTask> = {}): Promise<Tas
 export async function active(store: Store, task: Task, over: Parameters<typeof grantFor>[2] & { minted?: Partial<Minted> } = {}) {
   return store.credentials.record(grantFor(store, task, over), minted(over.minted), { marks: [], context })
 }
-export const pending = (store: Store, task: Task, over: Parameters<typeof grantFor>[2] = {}) => store.credentials.intend(grantFor(store, task, over), { marks: [], context })
+export const pending = (store: Store, task: Task, over: Parameters<typeof grantFor>[2] = {}) =>
+  store.credentials.intend(grantFor(store, task, over), { marks: [], context })

@@ -1,16 +1,29 @@
 /** Owns stores for tests: how each kind is opened once, emptied between tests, and its clock moved. */
 import { fileURLToPath } from 'node:url'
+import type { Store } from '../../../src/ports.js'
 import { migrate, readMigrations } from '../../../src/store/migrate.js'
 import { type Connections, storeOver } from '../../../src/store/open.js'
 import { driverOver } from '../../../src/store/pglite.js'
 import { type Sql, sqlOver } from '../../../src/store/sql.js'
-import type { Store } from '../../../src/ports.js'
 import { type MakeStore, sealed } from './fixtures.js'
 
 export const MIGRATIONS = fileURLToPath(new URL('../../../migrations', import.meta.url))
 export const quiet = { warn: () => {} }
 
-const TABLES = ['tasks', 'decisions', 'credentials', 'revocations', 'deny_markers', 'tombstones', 'marks', 'idempotency', 'audit', 'signals', 'operators', 'signing_keys']
+const TABLES = [
+  'tasks',
+  'decisions',
+  'credentials',
+  'revocations',
+  'deny_markers',
+  'tombstones',
+  'marks',
+  'idempotency',
+  'audit',
+  'signals',
+  'operators',
+  'signing_keys',
+]
 
 export async function emptied(sql: Sql): Promise<void> {
   await sql.query(`truncate ${TABLES.map(t => `curfew.${t}`).join(', ')} restart identity cascade`)
@@ -20,7 +33,9 @@ export async function emptied(sql: Sql): Promise<void> {
 
 /** Replaces the one function by which rows are decided. */
 export async function setTime(sql: Sql, aheadSeconds: number): Promise<void> {
-  await sql.query(`create or replace function curfew.now() returns timestamptz language sql volatile as 'select clock_timestamp() + make_interval(secs => ${aheadSeconds})'`)
+  await sql.query(
+    `create or replace function curfew.now() returns timestamptz language sql volatile as 'select clock_timestamp() + make_interval(secs => ${aheadSeconds})'`,
+  )
 }
 
 export interface SqlHouse {

@@ -13,7 +13,15 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
       const [c, other] = [await active(store, task), await active(store, task)]
       const now = store.clock.now()
       const r = await store.revocations.commit({ kind: 'credential', key: c.id }, 'requested', { actor: operator, message: 'INC-1', requestId: 'req-9' })
-      expect(r).toMatchObject({ seq: 1, selector: { kind: 'credential', key: c.id }, reason: 'requested', actor: operator, message: 'INC-1', credentials: 1, tasks: 0 })
+      expect(r).toMatchObject({
+        seq: 1,
+        selector: { kind: 'credential', key: c.id },
+        reason: 'requested',
+        actor: operator,
+        message: 'INC-1',
+        credentials: 1,
+        tasks: 0,
+      })
       expect(Math.abs(r.at.getTime() - now.getTime())).toBeLessThan(2_000)
       expect(await store.revocations.get(r.id)).toEqual(r)
       expect(await store.credentials.get(c.id)).toMatchObject({ state: 'revoking', reason: 'requested', revocation: r.id, version: 2 })
@@ -22,7 +30,9 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
       expect((await store.tasks.get(task.id))?.state).toBe('open')
       expect(await store.revocations.since(0, 10)).toEqual([{ seq: 1, kind: 'credential', key: c.id, issuedBefore: null, until: later(c.expiresAt, 60) }])
       expect((await store.audit.list({ subject: c.id, limit: 9 })).map(a => a.kind)).toEqual(['credential.revoking', 'credential.issued'])
-      expect(await store.audit.list({ subject: r.id, limit: 9 })).toMatchObject([{ kind: 'revocation.committed', reason: 'requested', requestId: 'req-9', actor: operator }])
+      expect(await store.audit.list({ subject: r.id, limit: 9 })).toMatchObject([
+        { kind: 'revocation.committed', reason: 'requested', requestId: 'req-9', actor: operator },
+      ])
     })
 
     it('of what does not exist: not_found, and nothing is written', async () => {
@@ -70,7 +80,9 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
       for (const c of rows.slice(1)) expect(await store.credentials.get(c.id)).toMatchObject({ state: 'revoking', reason: 'parent_ended', revocation: r.id })
       expect((await store.credentials.live(untouched.id))?.id).toBe(untouched.id)
       expect(await store.credentials.list({ revocation: r.id, limit: 9 })).toHaveLength(3)
-      expect(await store.audit.list({ subject: top.id, kind: 'task.ended', limit: 9 })).toMatchObject([{ reason: 'completed', data: { revocation: r.id, outcome: 'all green' } }])
+      expect(await store.audit.list({ subject: top.id, kind: 'task.ended', limit: 9 })).toMatchObject([
+        { reason: 'completed', data: { revocation: r.id, outcome: 'all green' } },
+      ])
       // One entry: every token below carries the named task among its ancestors.
       expect(await store.revocations.since(0, 9)).toMatchObject([{ kind: 'task', key: top.id, issuedBefore: null, until: later(top.deadlineAt, 60) }])
     })
@@ -108,7 +120,9 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
       const { store } = await makeStore()
       const task = await openTask(store)
       await active(store, task)
-      const acts = await Promise.all(Array.from({ length: 20 }, () => store.revocations.commit({ kind: 'task', key: task.id }, 'completed', { actor: operator })))
+      const acts = await Promise.all(
+        Array.from({ length: 20 }, () => store.revocations.commit({ kind: 'task', key: task.id }, 'completed', { actor: operator })),
+      )
       expect(acts.map(r => r.tasks).reduce((a, b) => a + b)).toBe(1)
       expect(acts.map(r => r.credentials).reduce((a, b) => a + b)).toBe(1)
       expect(acts.map(r => r.seq).sort((a, b) => a - b)).toEqual(Array.from({ length: 20 }, (_, i) => i + 1))
@@ -121,7 +135,10 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
       for (let i = 0; i < 10; i++) {
         const task = await openTask(store)
         const c = await pending(store, task)
-        const [settled] = await Promise.all([store.credentials.settle(c, minted(), context), store.revocations.commit({ kind: 'task', key: task.id }, 'requested', { actor: operator })])
+        const [settled] = await Promise.all([
+          store.credentials.settle(c, minted(), context),
+          store.revocations.commit({ kind: 'task', key: task.id }, 'requested', { actor: operator }),
+        ])
         const row = await store.credentials.get(c.id)
         expect(row?.state).toBe('revoking')
         expect(row?.version).toBe(settled ? 3 : 2)
@@ -140,27 +157,30 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
     })
 
     describe('of a scope', () => {
-      it.each(['identity', 'issuer', 'key', 'capability', 'all'] as const)('%s: refuses at once what was issued up to now, and spares what the scope does not name', async kind => {
-        const { store, advance } = await makeStore()
-        const hit = await openTask(store, { attestation: attestation(store, { issuer: 'gitlab' }) })
-        const spared = await openTask(store)
-        const [c, d] = [await active(store, hit, { minted: { kid: 'kid-a' } }), await active(store, spared, { name: 'api/read', minted: { kid: 'kid-b' } })]
-        const key = { identity: hit.attestation.identity, issuer: hit.attestation.issuerId, key: 'kid-a', capability: 'db/orders-ro', all: '*' }[kind]
-        const r = await store.revocations.commit({ kind, key } as Selector, 'requested', { actor: operator })
-        expect(await store.credentials.live(c.id)).toBeNull()
-        expect((await store.credentials.live(d.id)) === null).toBe(kind === 'all')
-        const [entry] = await store.revocations.since(0, 9)
-        expect(entry).toEqual({ seq: r.seq, kind, key, issuedBefore: r.at, until: later(r.at, 43_500) })
-        expect(r.selector).toMatchObject({ kind, key, issuedBefore: r.at })
-        await store.credentials.closeOverdue(100)
-        expect(await store.credentials.get(c.id)).toMatchObject({ state: 'revoking', reason: 'requested', revocation: r.id })
-        expect((await store.tasks.get(hit.id))?.state).toBe(kind === 'key' || kind === 'capability' ? 'open' : 'revoked')
-        expect((await store.tasks.get(spared.id))?.state).toBe(kind === 'all' ? 'revoked' : 'open')
-        // Life goes on behind the cut-off, for whoever is new.
-        await advance(2)
-        const fresh = await openTask(store, { attestation: { ...attestation(store, { issuer: 'gitlab' }), evidenceAt: store.clock.now() } })
-        expect(await active(store, fresh, { minted: { kid: 'kid-a' } })).toMatchObject({ state: 'active' })
-      })
+      it.each(['identity', 'issuer', 'key', 'capability', 'all'] as const)(
+        '%s: refuses at once what was issued up to now, and spares what the scope does not name',
+        async kind => {
+          const { store, advance } = await makeStore()
+          const hit = await openTask(store, { attestation: attestation(store, { issuer: 'gitlab' }) })
+          const spared = await openTask(store)
+          const [c, d] = [await active(store, hit, { minted: { kid: 'kid-a' } }), await active(store, spared, { name: 'api/read', minted: { kid: 'kid-b' } })]
+          const key = { identity: hit.attestation.identity, issuer: hit.attestation.issuerId, key: 'kid-a', capability: 'db/orders-ro', all: '*' }[kind]
+          const r = await store.revocations.commit({ kind, key } as Selector, 'requested', { actor: operator })
+          expect(await store.credentials.live(c.id)).toBeNull()
+          expect((await store.credentials.live(d.id)) === null).toBe(kind === 'all')
+          const [entry] = await store.revocations.since(0, 9)
+          expect(entry).toEqual({ seq: r.seq, kind, key, issuedBefore: r.at, until: later(r.at, 43_500) })
+          expect(r.selector).toMatchObject({ kind, key, issuedBefore: r.at })
+          await store.credentials.closeOverdue(100)
+          expect(await store.credentials.get(c.id)).toMatchObject({ state: 'revoking', reason: 'requested', revocation: r.id })
+          expect((await store.tasks.get(hit.id))?.state).toBe(kind === 'key' || kind === 'capability' ? 'open' : 'revoked')
+          expect((await store.tasks.get(spared.id))?.state).toBe(kind === 'all' ? 'revoked' : 'open')
+          // Life goes on behind the cut-off, for whoever is new.
+          await advance(2)
+          const fresh = await openTask(store, { attestation: { ...attestation(store, { issuer: 'gitlab' }), evidenceAt: store.clock.now() } })
+          expect(await active(store, fresh, { minted: { kid: 'kid-a' } })).toMatchObject({ state: 'active' })
+        },
+      )
 
       it('identity and issuer: ends what hangs below its tasks, whoever holds it', async () => {
         const { store } = await makeStore()
@@ -186,7 +206,9 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
         expect(r.selector).toMatchObject({ issuedBefore: between })
         expect(await store.credentials.live(old.id)).toBeNull()
         expect(await store.credentials.live(young.id)).not.toBeNull()
-        const future = await store.revocations.commit({ kind: 'key', key: 'k', issuedBefore: later(store.clock.now(), 3_600) }, 'requested', { actor: operator })
+        const future = await store.revocations.commit({ kind: 'key', key: 'k', issuedBefore: later(store.clock.now(), 3_600) }, 'requested', {
+          actor: operator,
+        })
         expect(future.selector).toMatchObject({ issuedBefore: future.at })
       })
 

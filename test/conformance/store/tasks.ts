@@ -1,7 +1,7 @@
 /** The suite of TaskStore. */
 import { describe, expect, it } from 'vitest'
 import { newId } from '../../../src/domain/ids.js'
-import { attestation, childOf, context, later, mark, newTask, openTask, operator, permit, type MakeStore } from './fixtures.js'
+import { attestation, childOf, context, later, type MakeStore, mark, newTask, openTask, operator, permit } from './fixtures.js'
 
 export function testTasks(name: string, makeStore: MakeStore): void {
   describe(`tasks in ${name}`, () => {
@@ -75,8 +75,12 @@ export function testTasks(name: string, makeStore: MakeStore): void {
         const { store } = await makeStore()
         const top = await openTask(store)
         const other = await openTask(store)
-        await expect(store.tasks.open(newTask(store, { parent: top.id, ancestors: [top.id, other.id], attestation: top.attestation }), [], [], context)).rejects.toMatchObject({ code: 'malformed' })
-        await expect(store.tasks.open(newTask(store, { parent: null, ancestors: [top.id], attestation: top.attestation }), [], [], context)).rejects.toMatchObject({ code: 'malformed' })
+        await expect(
+          store.tasks.open(newTask(store, { parent: top.id, ancestors: [top.id, other.id], attestation: top.attestation }), [], [], context),
+        ).rejects.toMatchObject({ code: 'malformed' })
+        await expect(
+          store.tasks.open(newTask(store, { parent: null, ancestors: [top.id], attestation: top.attestation }), [], [], context),
+        ).rejects.toMatchObject({ code: 'malformed' })
         const unknown = newId('task')
         await expect(store.tasks.open(newTask(store, { parent: unknown, ancestors: [unknown] }), [], [], context)).rejects.toMatchObject({ code: 'not_found' })
         await store.tasks.open(childOf(store, top), [], [], context)
@@ -89,7 +93,10 @@ export function testTasks(name: string, makeStore: MakeStore): void {
         let task = await openTask(store)
         for (let depth = 1; depth <= 5; depth++) task = await store.tasks.open(childOf(store, task), [], [], context)
         expect(task.ancestors).toHaveLength(5)
-        await expect(store.tasks.open(childOf(store, task), [], [], context)).rejects.toMatchObject({ code: 'malformed', facts: { reason: 'ancestors_invalid' } })
+        await expect(store.tasks.open(childOf(store, task), [], [], context)).rejects.toMatchObject({
+          code: 'malformed',
+          facts: { reason: 'ancestors_invalid' },
+        })
       })
     })
 
@@ -194,10 +201,16 @@ export function testTasks(name: string, makeStore: MakeStore): void {
       it('is refused for another identity, for used evidence, and after a cut-off (T44, T53)', async () => {
         const { store } = await makeStore()
         const task = await openTask(store)
-        await expect(store.tasks.attest(task.id, attestation(store), [], context)).rejects.toMatchObject({ code: 'attestation_refused', facts: { reason: 'identity_mismatch' } })
+        await expect(store.tasks.attest(task.id, attestation(store), [], context)).rejects.toMatchObject({
+          code: 'attestation_refused',
+          facts: { reason: 'identity_mismatch' },
+        })
         const used = mark(store)
         await store.tasks.attest(task.id, task.attestation, [used], context)
-        await expect(store.tasks.attest(task.id, task.attestation, [used], context)).rejects.toMatchObject({ code: 'attestation_refused', facts: { reason: 'replayed' } })
+        await expect(store.tasks.attest(task.id, task.attestation, [used], context)).rejects.toMatchObject({
+          code: 'attestation_refused',
+          facts: { reason: 'replayed' },
+        })
         await store.revocations.commit({ kind: 'identity', key: task.attestation.identity }, 'requested', { actor: operator })
         await expect(store.tasks.attest(task.id, task.attestation, [], context)).rejects.toMatchObject({ code: 'task_ended' })
       })

@@ -9,11 +9,11 @@ const text = (rules: readonly Rule[]) => rules.map(ruleText).join('')
 const requests = (n: number) => fc.array(drawnArb, { minLength: n, maxLength: n })
 
 test(
-  'P-diff the engine and a reference evaluator agree on answer, policies, obligations and forbids (6,000 cases)',
+  'P-diff the engine and a reference evaluator agree on answer, policies, obligations and forbids (4,000 cases)',
   async () => {
     const seen = { allowed: 0, denied: 0, forbidden: 0 }
     await fc.assert(
-      fc.asyncProperty(rulesArb, requests(150), async (rules, drawn) => {
+      fc.asyncProperty(rulesArb, requests(100), async (rules, drawn) => {
         const { policy, log } = await engineOf(text(rules))
         for (const { asked, world } of drawn) {
           const wanted = judged(rules, world)
@@ -32,7 +32,7 @@ test(
       { numRuns: 40, seed: 20_260_401 },
     )
     // The pools are small enough that every kind of answer is met often.
-    for (const count of Object.values(seen)) expect(count).toBeGreaterThan(200)
+    for (const count of Object.values(seen)) expect(count).toBeGreaterThan(150)
   },
   TIMEOUT,
 )

@@ -1,0 +1,93 @@
+/** Owns what administrators' commands work on: the configuration file and the store itself, without a broker in between. */
+import { existsSync, readFileSync } from 'node:fs'
+import { userInfo } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import type { Command } from 'commander'
+import type { LoadedConfig } from '../config.js'
+import type { Config } from '../config-schema.js'
+import type { Context, Store } from '../ports.js'
+import type { DataKeyWrapper } from '../signers/envelope.js'
+import type { Connections } from '../store/open.js'
+import { CliError, EXIT } from './exit.js'
+import type { Io, Printer } from './output.js'
+
+export interface LocalFlags {
+  readonly config?: string
+}
+
+export function withConfig(command: Command): Command {
+  return command.option('--config <file>', 'the configuration (CURFEW_CONFIG, curfew.yaml)')
+}
+
+/** @throws CurfewError(malformed) naming every fault. */
+export async function loadConfig(flags: LocalFlags, io: Io): Promise<LoadedConfig> {
+  const { load } = await import('../config.js')
+  return load({ ...(flags.config === undefined ? {} : { path: flags.config }), env: io.env, readFile: path => readFileSync(path, 'utf8') })
+}
+
+export interface LocalStore {
+  readonly store: Store
+  readonly wrapper: DataKeyWrapper
+  readonly sealDigest: (digest: string) => string
+  close(): Promise<void>
+}
+
+export async function openLocal(config: Config, print: Printer): Promise<LocalStore> {
+  if (config.store.kind === 'memory')
+    throw new CliError(EXIT.usage, {
+      code: 'usage',
+      detail: 'this configuration keeps its store in the memory of the serving process: there is nothing to open',
+    })
+  const log = quietLog(print)
+  const [{ openStore }, { sealDigest }] = await Promise.all([import('../store/open.js'), import('../signers/sealed.js')])
+  const wrapper = await wrapperOf(config, print)
+  const seal = await sealDigest(wrapper)
+  const store = await openStore(config.store, { migrationsDir: migrationsDir(), sealDigest: seal, log })
+  return { store, wrapper, sealDigest: seal, close: () => store.close() }
+}
+
+/** Connects without looking at the schema: it may be what has to be mended. */
+export async function connectLocal(config: Config, print: Printer): Promise<Connections> {
+  if (config.store.kind === 'memory') throw new CliError(EXIT.usage, { code: 'usage', detail: 'a store in memory has nothing to migrate' })
+  const { connect } = await import('../store/open.js')
+  return connect(config.store, quietLog(print))
+}
+
+async function wrapperOf(config: Config, print: Printer): Promise<DataKeyWrapper> {
+  switch (config.signer.kind) {
+    case 'sealed':
+      return (await import('../signers/sealed.js')).masterKeyWrapper(config.signer.masterKey)
+    case 'transit': {
+      if (!config.vault) throw new TypeError('the schema demands vault for transit')
+      const [{ createVault }, { transitWrapper }] = await Promise.all([import('../clients/vault.js'), import('../signers/transit.js')])
+      return transitWrapper(createVault(config.vault, 'issuer', { log: quietLog(print) }).transit(config.signer.mount, config.signer.key))
+    }
+    default:
+      return config.signer satisfies never
+  }
+}
+
+/** What libraries have to say is for people: their own words stay in the log of the processes, only the event is told here. */
+export function quietLog(print: Printer) {
+  const tell = (_fields: object, message: string) => print.say(`  ${message}`)
+  return { debug: () => {}, info: () => {}, warn: tell, error: tell }
+}
+
+/** Whoever may read the configuration acts as the person logged in here. */
+export function localContext(): Context {
+  let name = 'unknown'
+  try {
+    name = userInfo().username
+  } catch {
+    // A container's user may have no name.
+  }
+  return { requestId: null, actor: { kind: 'operator', id: `local:${name}` } }
+}
+
+export function migrationsDir(): string {
+  for (const path of ['../../../migrations', '../../migrations']) {
+    const dir = fileURLToPath(new URL(path, import.meta.url))
+    if (existsSync(dir)) return dir
+  }
+  throw new CliError(EXIT.unexpected, { code: 'not_installed', detail: 'the folder of migrations is missing beside the program' })
+}

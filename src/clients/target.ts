@@ -1,0 +1,70 @@
+/** Owns the login by which we end sessions at a target PostgreSQL and look whether a user is really gone (real-parts.md 2.1). */
+import pg from 'pg'
+import { CurfewError } from '../domain/errors.js'
+import type { Secret } from '../domain/secret.js'
+
+export interface Target {
+  oidOf(role: string): Promise<number | null>
+  /** Committed by itself, so that nobody can log in again while the rest goes on. */
+  noLogin(role: string): Promise<void>
+  /** Ends every session of that user until there is none; answers how many were ended. */
+  endSessions(oid: number, signal: AbortSignal): Promise<number>
+  look(role: string, oid: number | null): Promise<{ role: boolean; sessions: number }>
+  roles(pattern: string): Promise<readonly string[]>
+  close(): Promise<void>
+}
+
+const ROUNDS = 50
+
+export function createTarget(url: Secret): Target {
+  const pool = new pg.Pool({
+    connectionString: url.reveal().token as string,
+    max: 8,
+    connectionTimeoutMillis: 2_000,
+    statement_timeout: 5_000,
+    query_timeout: 6_000,
+    idleTimeoutMillis: 10_000,
+    application_name: 'curfew-revoker',
+  })
+  pool.on('error', () => {})
+
+  /** The target's own words hold hosts, users and statements. */
+  async function query<R extends pg.QueryResultRow>(text: string, params: unknown[] = []): Promise<R[]> {
+    try {
+      return (await pool.query<R>(text, params)).rows
+    } catch (cause) {
+      throw new CurfewError('engine_failed', 'the target database does not answer as it should', { reason: 'target_failed' }, { cause })
+    }
+  }
+  const sessions = async (oid: number) => Number((await query<{ n: string }>('select count(*) as n from pg_stat_activity where usesysid = $1::oid', [oid]))[0]?.n ?? 0)
+
+  return {
+    async oidOf(role) {
+      const [found] = await query<{ oid: string }>('select oid::int8 as oid from pg_roles where rolname = $1', [role])
+      return found ? Number(found.oid) : null
+    },
+    async noLogin(role) {
+      // A name cannot be a parameter; quoting is the database's own.
+      const [made] = await query<{ statement: string }>(`select format('alter role %I nologin', rolname) as statement from pg_roles where rolname = $1`, [role])
+      if (made) await query(made.statement)
+    },
+    async endSessions(oid, signal) {
+      let ended = 0
+      for (let round = 0; round < ROUNDS && !signal.aborted; round++) {
+        const rows = await query<{ ok: boolean }>('select pg_terminate_backend(pid) as ok from pg_stat_activity where usesysid = $1::oid', [oid])
+        if (rows.length === 0) return ended
+        ended += rows.length
+        await new Promise(resolve => setTimeout(resolve, 20))
+      }
+      return ended
+    },
+    async look(role, oid) {
+      const [found] = await query<{ there: boolean }>('select exists (select 1 from pg_roles where rolname = $1 or oid = $2::oid) as there', [role, oid ?? 0])
+      return { role: found?.there ?? false, sessions: oid === null ? 0 : await sessions(oid) }
+    },
+    async roles(pattern) {
+      return (await query<{ rolname: string }>('select rolname from pg_roles where rolname like $1', [pattern])).map(r => r.rolname)
+    },
+    close: () => pool.end(),
+  }
+}

@@ -1,0 +1,75 @@
+/** Owns a PostgreSQL server of the test's own: made, started and stopped in a directory that goes with it. */
+import { execFile, execFileSync } from 'node:child_process'
+import { chownSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+
+const run = promisify(execFile)
+
+export interface Cluster {
+  readonly url: string
+  /** `kill -9` of the whole server, as a power switch for its processes. */
+  crash(): Promise<void>
+  start(): Promise<void>
+  log(): string
+  stop(): Promise<void>
+}
+
+/** Why there is none, or null: said by the tests that are then skipped. */
+export function whyNoPostgres(): string | null {
+  try {
+    execFileSync('initdb', ['--version'], { stdio: 'ignore' })
+    execFileSync('pg_ctl', ['--version'], { stdio: 'ignore' })
+    if (process.getuid?.() === 0) execFileSync('setpriv', ['--version'], { stdio: 'ignore' })
+    return null
+  } catch {
+    return 'initdb and pg_ctl (and setpriv, for root) are not on the PATH'
+  }
+}
+
+/** PostgreSQL refuses to run as root; then its own user runs it. */
+function asServer(command: string, args: readonly string[]) {
+  if (process.getuid?.() !== 0) return run(command, args)
+  return run('setpriv', ['--reuid=postgres', '--regid=postgres', '--clear-groups', command, ...args])
+}
+
+export async function startCluster(settings: Record<string, string> = {}): Promise<Cluster> {
+  const dir = mkdtempSync(join(tmpdir(), 'curfew-pg-'))
+  if (process.getuid?.() === 0) {
+    const id = (flag: string) => Number(execFileSync('id', [flag, 'postgres'], { encoding: 'utf8' }))
+    chownSync(dir, id('-u'), id('-g'))
+  }
+  const data = join(dir, 'data')
+  await asServer('initdb', ['-D', data, '-U', 'curfew', '-A', 'trust', '--encoding=UTF8', '--locale=C.UTF-8', '--no-sync'])
+  const set = { listen_addresses: '', unix_socket_directories: dir, max_connections: '60', shared_buffers: '64MB', ...settings }
+  const options = Object.entries(set).map(([name, value]) => `-c ${name}='${value}'`)
+  const cluster: Cluster = {
+    url: `postgresql://curfew@localhost/postgres?host=${encodeURIComponent(dir)}`,
+    async start() {
+      await asServer('pg_ctl', ['-D', data, '-w', '-t', '60', '-l', join(dir, 'log'), '-o', options.join(' '), 'start'])
+    },
+    async crash() {
+      const [pid] = readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')
+      const children = execFileSync('ps', ['-o', 'pid=', '--ppid', String(pid)], { encoding: 'utf8' })
+        .trim()
+        .split(/\s+/)
+      for (const victim of [pid, ...children]) {
+        try {
+          process.kill(Number(victim), 'SIGKILL')
+        } catch {
+          // It was gone already.
+        }
+      }
+      // A backend forked in between ends by itself when it sees its parent gone; until then the shared memory is not free.
+      await new Promise(resolve => setTimeout(resolve, 1_000))
+    },
+    log: () => readFileSync(join(dir, 'log'), 'utf8'),
+    async stop() {
+      await asServer('pg_ctl', ['-D', data, '-m', 'immediate', '-w', 'stop']).catch(() => {})
+      rmSync(dir, { recursive: true, force: true })
+    },
+  }
+  await cluster.start()
+  return cluster
+}
