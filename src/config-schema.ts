@@ -28,11 +28,8 @@ export type SecretRef = z.infer<typeof SECRET_REF>
 export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => Secret, toPath: (path: string) => string = path => path) {
   const secret = SECRET_REF.transform((ref, ctx) => resolve(ref, ctx))
   const file = text(1024).transform(toPath)
-  /** An engine's own settings: free, but a secret inside is named too (`target: { url: { env: NAME } }`) and arrives as a Secret. */
-  const parameters = z
-    .record(z.string(), z.unknown())
-    .transform((value, ctx) => withSecrets(value, [], ctx, resolve) as Record<string, unknown>)
-    .default({})
+  /** An engine's own settings: their shape is the engine's business, and they hold no secret. */
+  const parameters = z.record(z.string(), z.unknown()).default({})
 
   const vaultAuth = z.discriminatedUnion('method', [
     z.strictObject({ method: z.literal('token'), token: secret }),
@@ -316,22 +313,6 @@ export type SpiffeIssuerConfig = Extract<IssuerConfig, { kind: 'spiffe' }>
 export type RegisteredIssuerConfig = Extract<IssuerConfig, { kind: 'registered' }>
 export type VaultConfig = NonNullable<Config['vault']>
 export type VaultAuth = VaultConfig['issuer']
-
-/** Walks an engine's settings: what has the shape of a named secret becomes the Secret. */
-function withSecrets(value: unknown, path: (string | number)[], ctx: z.RefinementCtx, resolve: (ref: SecretRef, ctx: z.RefinementCtx) => Secret): unknown {
-  if (Array.isArray(value)) return value.map((item, i) => withSecrets(item, [...path, i], ctx, resolve))
-  if (typeof value !== 'object' || value === null) return value
-  const ref = SECRET_REF.safeParse(value)
-  if (ref.success) {
-    const at = { ...ctx, addIssue: (issue: Parameters<z.RefinementCtx['addIssue']>[0]) => ctx.addIssue(issueAt(path, issue)) }
-    return resolve(ref.data, at as z.RefinementCtx)
-  }
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, withSecrets(item, [...path, key], ctx, resolve)]))
-}
-
-function issueAt(path: (string | number)[], issue: Parameters<z.RefinementCtx['addIssue']>[0]): Parameters<z.RefinementCtx['addIssue']>[0] {
-  return typeof issue === 'string' ? { code: 'custom', message: issue, path } : { ...issue, path: [...path, ...(issue.path ?? [])] }
-}
 
 /** The claims of which one must be pinned before an issuer that signs for everybody may load (T33, P9). Null: one tenant only. */
 function sharedIssuer(issuer: string): readonly string[] | null {

@@ -3,7 +3,7 @@
 const BUILT_IN: readonly object[] = [
   ...[Object, Array, Function, String, Number, Boolean, Symbol, BigInt, Map, Set, WeakMap, WeakSet, Promise, RegExp, Date, Error, TypeError, RangeError],
   ...[Uint8Array, ArrayBuffer, DataView, URL, URLSearchParams],
-].map(constructor => constructor.prototype)
+].map(builtIn => builtIn.prototype)
 
 /**
  * Safe to call twice. Measured with every library of the house: `freeze` breaks express, node-vault and bullmq; forbidding additions and

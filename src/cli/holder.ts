@@ -190,9 +190,9 @@ export function tellEnding(revocation: RevocationView, ending: Ending): string {
   const parts = [ending.credentials.length === 0 ? 'it held no credential' : 'refused at once']
   if (dead.length > 0 && ours.length === 0) parts[0] = 'confirmed dead before'
   if (ours.length > 0) {
-    const slowest = Math.max(0, ...ours.map(c => Date.parse(c.revoked_at as string) - since)) / 1000
+    const slowest = Math.max(0, ...ours.map(c => Date.parse(c.revoked_at as string) - since))
     const all = ending.unconfirmed.length + ending.exposed.length === 0
-    parts.push(`${all ? 'confirmed dead' : `${ours.length} confirmed dead`} in ${slowest.toFixed(1)} s`)
+    parts.push(`${all ? 'confirmed dead' : `${ours.length} confirmed dead`} in ${slowest < 100 ? `${slowest} ms` : `${(slowest / 1000).toFixed(1)} s`}`)
     const unused = Math.max(...ours.map(c => Date.parse(c.expires_at) - since)) / 1000
     if (unused >= 1) parts.push(`${duration(unused)} of life not used`)
   }

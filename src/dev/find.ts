@@ -30,12 +30,14 @@ export interface FoundSpire {
   readonly oidc?: string
 }
 
-export type Setting = 'REDIS_URL' | 'DATABASE_URL' | 'VAULT_ADDR' | 'BAO_ADDR' | 'VAULT_TOKEN' | 'BAO_TOKEN' | 'PATH'
+export type Setting = 'CURFEW_TOKEN' | 'REDIS_URL' | 'DATABASE_URL' | 'VAULT_ADDR' | 'BAO_ADDR' | 'VAULT_TOKEN' | 'BAO_TOKEN' | 'PATH'
 
 export const setting = (name: Setting): string | undefined => process.env[name] || undefined
 
 /** Nothing may be downloaded. */
 export const isOffline = (): boolean => process.env.CURFEW_OFFLINE === '1'
+
+export const configDir = (): string => join(process.env.XDG_CONFIG_HOME || join(homedir(), '.config'), 'curfew')
 
 export const cacheDir = (): string => process.env.CURFEW_CACHE || join(homedir(), '.cache', 'curfew')
 
@@ -94,7 +96,9 @@ export function findPostgres(): FoundPostgres | Absent {
   const debian = listed('/usr/lib/postgresql').sort((a, b) => Number(b) - Number(a))
   const folders = [...(initdb ? [dirname(realpathSync(initdb.command))] : []), ...debian.map(version => `/usr/lib/postgresql/${version}/bin`)]
   const folder = folders.find(each => ['initdb', 'postgres', 'pg_isready'].every(name => isExecutable(join(each, name))))
-  return folder ? { folder } : { absent: 'no PostgreSQL server: initdb is neither on the PATH nor under /usr/lib/postgresql (Debian: apt-get install postgresql)' }
+  return folder
+    ? { folder }
+    : { absent: 'no PostgreSQL server: initdb is neither on the PATH nor under /usr/lib/postgresql (Debian: apt-get install postgresql)' }
 }
 
 export const unpackedRedis = (): string | undefined =>

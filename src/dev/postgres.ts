@@ -1,6 +1,6 @@
 /** Owns having a real PostgreSQL: a cluster of its own in a folder, on loopback and a free port. */
 import { execFile } from 'node:child_process'
-import { accessSync, chownSync, constants, existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { chownSync, existsSync, mkdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { type Absent, findPostgres, inherited, isAbsent } from './find.js'
@@ -73,7 +73,8 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres 
     keep: options.keep,
     signal: options.signal,
   })
-  const urlFor = (login: string, secret: string, name = database) => `postgres://${encodeURIComponent(login)}:${encodeURIComponent(secret)}@127.0.0.1:${port}/${name}`
+  const urlFor = (login: string, secret: string, name = database) =>
+    `postgres://${encodeURIComponent(login)}:${encodeURIComponent(secret)}@127.0.0.1:${port}/${name}`
   const url = urlFor(SUPERUSER, password)
   try {
     if (database !== SUPERUSER) await demandDatabase(urlFor(SUPERUSER, password, SUPERUSER), database)
@@ -102,7 +103,7 @@ async function unprivileged(): Promise<User | Absent | undefined> {
   return { absent: 'PostgreSQL does not run as root, and there is neither a user `postgres` nor `nobody`' }
 }
 
-/** In `dir`, unless the other user cannot walk there (a checkout under root's home). A link in `dir` remembers where it went. */
+/** In `dir`, unless the other user cannot walk there (a checkout under root's home). A note in `dir` remembers where it went. */
 function dataFolder(dir: string, user: User | undefined): string {
   mkdirSync(dir, { recursive: true })
   const remembered = join(dir, 'data-folder')
@@ -135,12 +136,11 @@ function canWalk(folder: string): boolean {
 }
 
 async function initialise(programs: string, data: string, password: string, as: object): Promise<void> {
-  // Readable for the other user, for this moment, in a folder that only that user may enter.
+  // initdb reads it as the other user, and nobody else may, for this moment.
   const passwordFile = join(data, '..', `${process.pid}.pw`)
   writePrivate(passwordFile, password)
   if ('uid' in as) chownSync(passwordFile, (as as User).uid, (as as User).gid)
   try {
-    accessSync(data, constants.F_OK)
     const args = ['-D', data, '-U', SUPERUSER, '-A', 'scram-sha-256', `--pwfile=${passwordFile}`, '-E', 'UTF8', '--locale=C', '--no-sync', '--no-instructions']
     await run(join(programs, 'initdb'), args, as)
   } finally {

@@ -23,7 +23,8 @@ export async function versionOf(command: string, env: Record<string, string>): P
 }
 
 export async function unpackRedis(signal?: AbortSignal): Promise<Found | Absent> {
-  if (!onPath('apt-get') || !onPath('dpkg-deb')) return { absent: 'redis-server is not on the PATH, and without apt there is no fetching it: install Redis or Valkey' }
+  if (!onPath('apt-get') || !onPath('dpkg-deb'))
+    return { absent: 'redis-server is not on the PATH, and without apt there is no fetching it: install Redis or Valkey' }
   mkdirSync(cacheDir(), { recursive: true })
   const work = mkdtempSync(join(cacheDir(), '.redis-'))
   try {

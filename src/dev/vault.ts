@@ -1,47 +1,177 @@
-/** Owns starting a real Vault in dev mode, with the PostgreSQL plug-in where it was built beside it. */
-import { randomBytes } from 'node:crypto'
-import { existsSync, mkdirSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { request } from 'undici'
-import { type Absent, environment, findBuilt, findProgram } from './find.js'
-import { freePort, start } from './process.js'
+/** Owns having a Vault: the one that VAULT_ADDR names, or a private one, in dev mode or with storage that survives a restart. */
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { type Absent, type FoundVault, findVault, isAbsent, setting } from './find.js'
+import { lastingSecret, writePrivate } from './folder.js'
+import { freePort } from './ports.js'
+import { type Child, type ProcessMark, startProcess } from './process.js'
 
-export interface DevVault {
+const POSTGRES_PLUGIN = 'postgresql-database-plugin'
+
+export interface Vault {
   readonly address: string
   readonly rootToken: string
-  readonly from: string
-  readonly pid: number
+  /** 0 when it is not ours. */
+  readonly port: number
+  readonly version: string
+  /** For people: "VAULT_ADDR", "PATH", a folder of the cache. */
+  readonly origin: string
+  /** Undefined when it is not ours. */
+  readonly mark?: ProcessMark
+  /** Storage `file` only: sealed, it answers 503 until it is unsealed. */
+  seal(): Promise<void>
+  unseal(): Promise<void>
+  /** Ends it when it is ours. In memory everything is gone then; with storage `file` the same folder and port bring it back, unsealed. */
   stop(): Promise<void>
 }
 
-export async function startVault(options: { dir: string; detached?: boolean }): Promise<DevVault | Absent> {
-  const program = findProgram('vault', 'bao') ?? findBuilt('vault', 'vault')
-  if (!program) return { absent: 'no vault or bao on the PATH (npm run real builds one)' }
-  mkdirSync(options.dir, { recursive: true, mode: 0o700 })
-  const port = await freePort()
+export interface VaultOptions {
+  readonly dir: string
+  /** Private in any case, even when VAULT_ADDR is set. */
+  readonly own?: boolean
+  readonly port?: number
+  /** `memory` is Vault's dev mode: ready within 4 s, and it forgets. `file` is for tests that restart or seal it. */
+  readonly storage?: 'memory' | 'file'
+  readonly keep?: boolean
+  readonly signal?: AbortSignal | undefined
+}
+
+export async function startVault(options: VaultOptions): Promise<Vault | Absent> {
+  const named = options.own ? undefined : external()
+  if (named) return named
+  const found = findVault()
+  if (isAbsent(found)) return found
+  const dir = resolve(options.dir)
+  const port = options.port ?? (await freePort())
   const address = `http://127.0.0.1:${port}`
-  const rootToken = `root-${randomBytes(12).toString('hex')}`
-  const plugins = join(dirname(program), 'plugins')
-  const env = environment()
-  for (const name of Object.keys(env)) if (/^(VAULT|BAO)_/.test(name)) delete env[name]
-  const started = await start({
-    command: program,
-    args: [
-      'server',
-      '-dev',
-      `-dev-root-token-id=${rootToken}`,
-      `-dev-listen-address=127.0.0.1:${port}`,
-      '-dev-no-store-token',
-      ...(existsSync(plugins) ? [`-dev-plugin-dir=${plugins}`] : []),
-    ],
-    log: join(options.dir, 'vault.log'),
-    env: { ...env, HOME: options.dir },
-    ready: async () => {
-      const { statusCode, body } = await request(`${address}/v1/sys/health`)
-      await body.dump()
-      return statusCode === 200
-    },
-    ...(options.detached ? { detached: true } : {}),
+  const rest = { dir, port, address, found, keep: options.keep, signal: options.signal }
+  return options.storage === 'file' ? startLasting(rest) : startDev(rest)
+}
+
+interface Place {
+  readonly dir: string
+  readonly port: number
+  readonly address: string
+  readonly found: FoundVault
+  readonly keep: boolean | undefined
+  readonly signal: AbortSignal | undefined
+}
+
+function external(): Vault | undefined {
+  const address = setting('VAULT_ADDR') ?? setting('BAO_ADDR')
+  const rootToken = setting('VAULT_TOKEN') ?? setting('BAO_TOKEN')
+  if (!address || !rootToken) return undefined
+  const never = async () => {
+    throw new Error('a Vault that is not ours is neither sealed nor unsealed')
+  }
+  return { address, rootToken, port: 0, version: '', origin: 'VAULT_ADDR', seal: never, unseal: never, stop: async () => {} }
+}
+
+async function startDev(place: Place): Promise<Vault> {
+  const { dir, port, address, found } = place
+  const rootToken = lastingSecret(dir, 'root-token')
+  const child = await startProcess({
+    ...common(place),
+    args: ['server', '-dev', `-dev-listen-address=127.0.0.1:${port}`, '-dev-no-store-token', ...(found.plugins ? [`-dev-plugin-dir=${found.plugins}`] : [])],
+    // Not as an argument, which every user of the machine can read.
+    env: { HOME: dir, VAULT_DEV_ROOT_TOKEN_ID: rootToken, BAO_DEV_ROOT_TOKEN_ID: rootToken },
+    // Plug-ins are registered after it is unsealed; a role made before that would fail.
+    ready: async signal => (await health(address, signal)) === 200 && (await knowsPlugin(address, rootToken, signal)),
   })
-  return { address, rootToken, from: program, pid: started.pid, stop: started.stop }
+  const never = async () => {
+    throw new Error('a Vault in dev mode cannot be unsealed again: start it with storage file')
+  }
+  return describe(place, child, rootToken, await versionOf(address), never, never)
+}
+
+async function startLasting(place: Place): Promise<Vault> {
+  const { dir, address, found } = place
+  const config = join(dir, 'vault.hcl')
+  const lines = [
+    'disable_mlock = true',
+    'ui = false',
+    `api_addr = "${address}"`,
+    `storage "file" { path = "${join(dir, 'data')}" }`,
+    `listener "tcp" {\n  address = "127.0.0.1:${place.port}"\n  tls_disable = true\n}`,
+    ...(found.plugins ? [`plugin_directory = "${found.plugins}"`] : []),
+  ]
+  lastingSecret(dir, 'folder') // makes the folder, too
+  writePrivate(config, lines.join('\n'))
+  const child = await startProcess({
+    ...common(place),
+    args: ['server', `-config=${config}`],
+    env: { HOME: dir },
+    // 501: not initialised, 503: sealed; both mean that it listens.
+    ready: async signal => [200, 501, 503].includes(await health(address, signal)),
+  })
+  try {
+    const { key, rootToken } = await keys(dir, address)
+    const unseal = async () => {
+      await ask(address, 'PUT', 'sys/unseal', '', { key })
+      while ((await health(address)) !== 200) await new Promise(done => setTimeout(done, 50))
+    }
+    await unseal()
+    if (found.plugins) await registerPlugin(address, rootToken, join(found.plugins, POSTGRES_PLUGIN))
+    return describe(place, child, rootToken, await versionOf(address), () => ask(address, 'PUT', 'sys/seal', rootToken).then(() => {}), unseal)
+  } catch (cause) {
+    await child.stop()
+    throw cause
+  }
+}
+
+const common = (place: Place) => ({ name: 'vault', command: place.found.command, dir: place.dir, deadlineMs: 60_000, keep: place.keep, signal: place.signal })
+
+const describe = (place: Place, child: Child, rootToken: string, version: string, seal: () => Promise<void>, unseal: () => Promise<void>): Vault => ({
+  address: place.address,
+  rootToken,
+  port: place.port,
+  version,
+  origin: place.found.origin,
+  mark: child.mark,
+  seal,
+  unseal,
+  stop: child.stop,
+})
+
+/** Made once for a folder; one share is enough where nobody is to be kept out. */
+async function keys(dir: string, address: string): Promise<{ key: string; rootToken: string }> {
+  const path = join(dir, 'keys.json')
+  if (!existsSync(path)) {
+    const made = await ask(address, 'PUT', 'sys/init', '', { secret_shares: 1, secret_threshold: 1 })
+    writePrivate(path, JSON.stringify({ key: (made.keys as string[])[0], rootToken: made.root_token }))
+  }
+  return JSON.parse(readFileSync(path, 'utf8'))
+}
+
+async function registerPlugin(address: string, token: string, path: string): Promise<void> {
+  const sha256 = createHash('sha256').update(readFileSync(path)).digest('hex')
+  await ask(address, 'PUT', `sys/plugins/catalog/database/${POSTGRES_PLUGIN}`, token, { command: POSTGRES_PLUGIN, sha256 })
+}
+
+async function knowsPlugin(address: string, token: string, signal: AbortSignal): Promise<boolean> {
+  const answer = await fetch(`${address}/v1/sys/plugins/catalog/database/${POSTGRES_PLUGIN}`, { headers: { 'X-Vault-Token': token }, signal })
+  return answer.ok
+}
+
+async function health(address: string, signal: AbortSignal = AbortSignal.timeout(5_000)): Promise<number> {
+  const answer = await fetch(`${address}/v1/sys/health`, { signal })
+  await answer.body?.cancel()
+  return answer.status
+}
+
+async function versionOf(address: string): Promise<string> {
+  const { version } = (await (await fetch(`${address}/v1/sys/health`)).json()) as { version?: string }
+  return version ?? 'unknown'
+}
+
+async function ask(address: string, method: string, path: string, token: string, body?: object): Promise<Record<string, unknown>> {
+  const answer = await fetch(`${address}/v1/${path}`, {
+    method,
+    headers: token ? { 'X-Vault-Token': token } : {},
+    signal: AbortSignal.timeout(30_000),
+    ...(body && { body: JSON.stringify(body) }),
+  })
+  if (!answer.ok) throw new Error(`vault: ${method} ${path} answered ${answer.status}`)
+  return answer.status === 204 ? {} : ((await answer.json()) as Record<string, unknown>)
 }

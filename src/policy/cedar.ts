@@ -103,5 +103,5 @@ const NOTHING_NEAR: Explanation = { nearestRule: null, failed: [], forbiddenBy: 
 
 function strictest(all: readonly Obligations[]): Obligations {
   const ttls = all.flatMap(o => o.maxTtlSeconds ?? [])
-  return Object.freeze({ maxTtlSeconds: ttls.length > 0 ? Math.max(...ttls) : null, requireProof: all.some(o => o.requireProof) })
+  return Object.freeze({ maxTtlSeconds: ttls.length > 0 ? Math.min(...ttls) : null, requireProof: all.some(o => o.requireProof) })
 }

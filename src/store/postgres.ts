@@ -1,7 +1,7 @@
 /** Owns the connections to a PostgreSQL server: pools, deadlines, and types that both databases agree on. */
 import pg from 'pg'
 import type { Log } from './log.js'
-import { type Driver, lockNumber, type Row, sqlState, type Tx } from './sql.js'
+import { type Driver, lockNumber, type Row, sqlState, type Tx, translate } from './sql.js'
 
 export interface PostgresOptions {
   readonly url: string
@@ -70,7 +70,9 @@ export function postgresDriver(options: PostgresOptions): Driver {
       if (held.has(name)) return false
       held.add(name)
       try {
-        const [row] = await run<{ held: boolean }>(locks, 'select pg_try_advisory_lock($1::bigint) as held', [lockNumber(name)])
+        const [row] = await run<{ held: boolean }>(locks, 'select pg_try_advisory_lock($1::bigint) as held', [lockNumber(name)]).catch(error => {
+          throw translate(error)
+        })
         if (!row?.held) return false
         try {
           await fn()

@@ -47,7 +47,17 @@ export async function startCluster(settings: Record<string, string> = {}): Promi
   const cluster: Cluster = {
     url: `postgresql://curfew@localhost/postgres?host=${encodeURIComponent(dir)}`,
     async start() {
-      await asServer('pg_ctl', ['-D', data, '-w', '-t', '60', '-l', join(dir, 'log'), '-o', options.join(' '), 'start'])
+      const attempt = () => asServer('pg_ctl', ['-D', data, '-w', '-t', '60', '-l', join(dir, 'log'), '-o', options.join(' '), 'start'])
+      // A backend that outlived its parent ends by itself when it sees that; until then the shared memory is not free.
+      for (let left = 10; ; left--) {
+        try {
+          await attempt()
+          return
+        } catch (error) {
+          if (left === 0) throw new Error(`the server did not start:\n${cluster.log().slice(-2_000)}`, { cause: error })
+          await new Promise(resolve => setTimeout(resolve, 500))
+        }
+      }
     },
     async crash() {
       const [pid] = readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')
@@ -61,8 +71,6 @@ export async function startCluster(settings: Record<string, string> = {}): Promi
           // It was gone already.
         }
       }
-      // A backend forked in between ends by itself when it sees its parent gone; until then the shared memory is not free.
-      await new Promise(resolve => setTimeout(resolve, 1_000))
     },
     log: () => readFileSync(join(dir, 'log'), 'utf8'),
     async stop() {

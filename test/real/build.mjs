@@ -1,7 +1,20 @@
 // Owns the building of the real parts (Vault, SPIRE) from their Go tool modules into the cache; runs before `npm install`, so plain Node only.
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { accessSync, constants, cpSync, existsSync, linkSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  cpSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { homedir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -12,9 +25,21 @@ const POSTGRES_PLUGIN = 'postgresql-database-plugin'
 
 /** Vault 1.21.4 was released against an sdk between two published ones: these calls do not compile against either neighbour. */
 const VAULT_ADAPTIONS = [
-  { file: 'vault/identity_store.go', from: 'ActivationFunc: iStore.activateDeduplication,', to: 'ActivationFunc: func(ctx context.Context, req *logical.Request, _ string) error { return iStore.activateDeduplication(ctx, req) },' },
-  { file: 'vault/logical_system_activation_flags.go', from: 'b.idStoreBackend.ActivationFunc(ctx, nil);', to: 'b.idStoreBackend.ActivationFunc(ctx, nil, "");' },
-  { file: 'builtin/logical/transit/path_restore.go', from: 'restoredKeyName, err := b.lm.RestorePolicy(ctx, req.Storage, keyName, backupB64, force)', to: 'restoredKeyName, err := keyName, b.lm.RestorePolicy(ctx, req.Storage, keyName, backupB64, force)' },
+  {
+    file: 'vault/identity_store.go',
+    from: 'ActivationFunc: iStore.activateDeduplication,',
+    to: 'ActivationFunc: func(ctx context.Context, req *logical.Request, _ string) error { return iStore.activateDeduplication(ctx, req) },',
+  },
+  {
+    file: 'vault/logical_system_activation_flags.go',
+    from: 'b.idStoreBackend.ActivationFunc(ctx, nil);',
+    to: 'b.idStoreBackend.ActivationFunc(ctx, nil, "");',
+  },
+  {
+    file: 'builtin/logical/transit/path_restore.go',
+    from: 'restoredKeyName, err := b.lm.RestorePolicy(ctx, req.Storage, keyName, backupB64, force)',
+    to: 'restoredKeyName, err := keyName, b.lm.RestorePolicy(ctx, req.Storage, keyName, backupB64, force)',
+  },
 ]
 
 const PARTS = {
@@ -34,7 +59,7 @@ const PARTS = {
   spire: {
     version: '1.13.3',
     binaries: ['spire-server', 'spire-agent', 'oidc-discovery-provider'],
-    packages: ['cmd/spire-server', 'cmd/spire-agent', 'support/oidc-discovery-provider'].map((path) => `github.com/spiffe/spire/${path}`),
+    packages: ['cmd/spire-server', 'cmd/spire-agent', 'support/oidc-discovery-provider'].map(path => `github.com/spiffe/spire/${path}`),
     flags: [],
     cgo: true, // the server's sqlite
     about: 'about 8 minutes on two cores',
@@ -49,22 +74,25 @@ export const cacheDir = () => process.env.CURFEW_CACHE || join(homedir(), '.cach
 
 /** Where a part lives once built: keyed by version and by what it is built from. */
 export function partDir(name) {
-  const sum = createHash('sha256').update(readFileSync(join(here, name, 'go.sum'))).digest('hex').slice(0, 12)
+  const sum = createHash('sha256')
+    .update(readFileSync(join(here, name, 'go.sum')))
+    .digest('hex')
+    .slice(0, 12)
   return join(cacheDir(), `${name}-${PARTS[name].version}-${sum}`)
 }
 
-export const missing = () => Object.keys(PARTS).filter((name) => !isBuilt(name))
+export const missing = () => Object.keys(PARTS).filter(name => !isBuilt(name))
 
 /** Builds what is missing, one part after the other (each one alone fills the cores); returns the names of the built ones. */
 export async function buildMissing(names = Object.keys(PARTS)) {
-  const wanted = names.filter((name) => !isBuilt(name))
+  const wanted = names.filter(name => !isBuilt(name))
   if (wanted.length > 0) demandTools(wanted)
   for (const name of wanted) await buildOne(name)
   return wanted
 }
 
 function isBuilt(name) {
-  return PARTS[name].binaries.every((binary) => {
+  return PARTS[name].binaries.every(binary => {
     try {
       accessSync(join(partDir(name), binary), constants.X_OK)
       return true
@@ -80,10 +108,13 @@ function demandTools(names) {
   const need = `Go ${least[1]}.${least[2]} or newer`
   if (go.error) throw new BuildError(`the Go compiler is missing: install ${need}, put \`go\` on the PATH, then run \`npm run real\` again`)
   const have = /go(\d+)\.(\d+)/.exec(go.stdout) ?? [go.stdout, '0', '0']
-  if (have[1] * 1000 + +have[2] < least[1] * 1000 + +least[2]) throw new BuildError(`${have[0]} is too old to build the real parts: install ${need}, then run \`npm run real\` again`)
+  if (have[1] * 1000 + +have[2] < least[1] * 1000 + +least[2])
+    throw new BuildError(`${have[0]} is too old to build the real parts: install ${need}, then run \`npm run real\` again`)
   const compiler = process.env.CC || 'gcc'
-  if (names.some((name) => PARTS[name].cgo) && spawnSync(compiler, ['--version']).error)
-    throw new BuildError(`the C compiler \`${compiler}\` is missing (SPIRE's server holds its entries in sqlite): install gcc (Debian: apt-get install gcc libc6-dev), then run \`npm run real\` again`)
+  if (names.some(name => PARTS[name].cgo) && spawnSync(compiler, ['--version']).error)
+    throw new BuildError(
+      `the C compiler \`${compiler}\` is missing (SPIRE's server holds its entries in sqlite): install gcc (Debian: apt-get install gcc libc6-dev), then run \`npm run real\` again`,
+    )
 }
 
 async function buildOne(name) {
@@ -121,14 +152,20 @@ async function adaptVault(work, say) {
   const listed = await go('vault', ['mod', 'download', '-json', VAULT_MODULE], say)
   const source = JSON.parse(listed).Dir
   const copy = join(work, 'source')
-  const unread = new Set(['ui', 'enos', 'website', 'changelog'].map((folder) => join(source, folder)))
-  cpSync(source, copy, { recursive: true, filter: (path) => !unread.has(path) })
+  const unread = new Set(['ui', 'enos', 'website', 'changelog'].map(folder => join(source, folder)))
+  cpSync(source, copy, { recursive: true, filter: path => !unread.has(path) })
   spawnSync('chmod', ['-R', 'u+w', copy]) // the module cache is read-only, and so is a copy of it
   for (const { file, from, to } of VAULT_ADAPTIONS) {
     const path = join(copy, file)
     const text = readFileSync(path, 'utf8')
-    if (text.split(from).length !== 2) throw new BuildError(`${file} of Vault ${PARTS.vault.version} does not hold exactly once: ${from}\nThe adaption in test/real/build.mjs no longer fits this version; correct it there`)
-    writeFileSync(path, text.replace(from, () => to))
+    if (text.split(from).length !== 2)
+      throw new BuildError(
+        `${file} of Vault ${PARTS.vault.version} does not hold exactly once: ${from}\nThe adaption in test/real/build.mjs no longer fits this version; correct it there`,
+      )
+    writeFileSync(
+      path,
+      text.replace(from, () => to),
+    )
   }
   const modfile = join(work, 'go.mod')
   writeFileSync(modfile, `${readFileSync(join(here, 'vault', 'go.mod'), 'utf8')}\nreplace ${VAULT_MODULE} => ${copy}\n`)
@@ -138,13 +175,19 @@ async function adaptVault(work, say) {
 
 function go(name, args, say, env = {}) {
   return new Promise((resolve, reject) => {
-    const child = spawn('go', args, { cwd: join(here, name), env: { ...process.env, GOTOOLCHAIN: 'local', GOWORK: 'off', ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn('go', args, {
+      cwd: join(here, name),
+      env: { ...process.env, GOTOOLCHAIN: 'local', GOWORK: 'off', ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
     const undo = onExit(() => child.kill('SIGINT'))
     const seen = { downloaded: 0, compiled: 0, other: [] }
     let stdout = ''
     let rest = ''
-    child.stdout.setEncoding('utf8').on('data', (text) => { stdout += text })
-    child.stderr.setEncoding('utf8').on('data', (text) => {
+    child.stdout.setEncoding('utf8').on('data', text => {
+      stdout += text
+    })
+    child.stderr.setEncoding('utf8').on('data', text => {
       const lines = (rest + text).split('\n')
       rest = lines.pop()
       for (const line of lines) {
@@ -154,12 +197,20 @@ function go(name, args, say, env = {}) {
       }
     })
     const progress = setInterval(() => say(`${seen.downloaded ? `${seen.downloaded} modules downloaded, ` : ''}${seen.compiled} packages compiled`), 15_000)
-    const end = () => { clearInterval(progress); undo.forget() }
-    child.on('error', (error) => { end(); reject(error) })
+    const end = () => {
+      clearInterval(progress)
+      undo.forget()
+    }
+    child.on('error', error => {
+      end()
+      reject(error)
+    })
     child.on('close', (code, signal) => {
       end()
       if (code === 0) return resolve(stdout)
-      reject(new BuildError(`go ${args[0]} for ${name} ended with ${signal ?? code}:\n${[...seen.other.slice(-40), rest, stdout.slice(-2000)].join('\n').trim()}`))
+      reject(
+        new BuildError(`go ${args[0]} for ${name} ended with ${signal ?? code}:\n${[...seen.other.slice(-40), rest, stdout.slice(-2000)].join('\n').trim()}`),
+      )
     })
   })
 }
@@ -180,7 +231,7 @@ async function lock(path, say) {
     if (owner !== undefined && !isAlive(owner)) rmSync(path, { force: true })
     else {
       if (waited % 15 === 0) say(`waiting for process ${owner}, which is building it`)
-      await new Promise((resolve) => setTimeout(resolve, 1000))
+      await new Promise(resolve => setTimeout(resolve, 1000))
     }
   }
 }
@@ -205,20 +256,31 @@ const undone = new Set()
 
 /** Runs at the latest when this process ends; calling the answer runs it now, `forget` drops it. */
 function onExit(act) {
-  const once = Object.assign(() => { if (undone.delete(once)) act() }, { forget: () => undone.delete(once) })
+  const once = Object.assign(
+    () => {
+      if (undone.delete(once)) act()
+    },
+    { forget: () => undone.delete(once) },
+  )
   undone.add(once)
   return once
 }
 
 function reporter(name) {
   const start = Date.now()
-  return (text) => process.stderr.write(`${name.padEnd(8)} ${String(Math.round((Date.now() - start) / 1000)).padStart(4)} s  ${text}\n`)
+  return text => process.stderr.write(`${name.padEnd(8)} ${String(Math.round((Date.now() - start) / 1000)).padStart(4)} s  ${text}\n`)
 }
 
 /** For the entry script: an interrupted build leaves nothing behind and says what failed in one line. */
 export async function main() {
-  process.on('exit', () => { for (const act of [...undone].reverse()) act() })
-  for (const [signal, code] of [['SIGINT', 130], ['SIGTERM', 143]]) process.on(signal, () => process.exit(code))
+  process.on('exit', () => {
+    for (const act of [...undone].reverse()) act()
+  })
+  for (const [signal, code] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ])
+    process.on(signal, () => process.exit(code))
   try {
     await buildMissing()
     return 0

@@ -6,6 +6,7 @@ import { parse, stringify } from 'yaml'
 import { type LoadedConfig, type LoadOptions, load, show, toAudiences, toCapabilities } from '../../src/config.js'
 import { CurfewError } from '../../src/domain/errors.js'
 import { Secret } from '../../src/domain/secret.js'
+import { DATABASE_PARAMETERS } from '../../src/engines/vault-database.js'
 
 const EXAMPLE = readFileSync(new URL('../../config/curfew.example.yaml', import.meta.url), 'utf8')
 const CANARY = 'canary-7f3a9c-do-not-print'
@@ -58,6 +59,12 @@ describe('the example', () => {
     expect(config.policies.dir).toBe('/etc/curfew/policies')
     const mesh = config.issuers.find(i => i.kind === 'spiffe')
     expect(mesh?.bundle).toEqual({ file: '/etc/curfew/trust/example.org.bundle.json' })
+  })
+
+  test('the database engine accepts its parameters, and another role name breaks them', () => {
+    const parameters = config.capabilities[0]?.parameters
+    expect(DATABASE_PARAMETERS.safeParse(parameters).success).toBe(true)
+    expect(DATABASE_PARAMETERS.safeParse({ ...parameters, role: '../x' }).success).toBe(false)
   })
 
   test('the result is frozen to the bottom', () => {
@@ -144,13 +151,11 @@ function readerOf(files: Record<string, string>) {
 }
 
 describe('secrets', () => {
-  test('are read once, without the newline that ends a file, also inside an engine’s parameters', () => {
+  test('are read once, without the newline that ends a file', () => {
     const { config } = loadText(EXAMPLE)
     const expected = Secret.token(CANARY).digest()
     expect(config.audiences[0]?.secret?.digest()).toBe(expected)
-    const target = config.capabilities[0]?.parameters.target as { url: Secret }
-    expect(target.url).toBeInstanceOf(Secret)
-    expect(target.url.digest()).toBe(expected)
+    expect(config.capabilities[0]?.target?.url.digest()).toBe(expected)
   })
   test('never show: not in the listing, not in JSON, not in inspect (K6)', () => {
     const loaded = loadText(EXAMPLE)
@@ -162,8 +167,8 @@ describe('secrets', () => {
   test('one that cannot be read is a problem with its path, and no value is quoted', () => {
     expect(problemsOf(bent(t => (t.store.url = { env: 'NOT_SET' })))).toEqual(['store.url: the environment variable NOT_SET is not set'])
     expect(problemsOf(bent(t => (t.signer.masterKey = { file: 'gone' })))).toEqual(['signer.masterKey: the file gone cannot be read'])
-    expect(problemsOf(bent(t => (t.capabilities[0].parameters.target.url = { env: 'NOT_SET' })))).toEqual([
-      'capabilities.0.parameters.target.url: the environment variable NOT_SET is not set',
+    expect(problemsOf(bent(t => (t.capabilities[0].target.url = { env: 'NOT_SET' })))).toEqual([
+      'capabilities.0.target.url: the environment variable NOT_SET is not set',
     ])
   })
   test('one that is written into the file is refused without being repeated', () => {

@@ -1,8 +1,10 @@
 /** Owns what a hardened process can no longer be talked into. Each file of tests is a process of its own, so that this one may be hardened. */
+import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { url } from 'node:inspector'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import express from 'express'
 import { expect, test } from 'vitest'
 import { harden } from '../../src/hardening.js'
@@ -30,7 +32,7 @@ test('H20: `__proto__` is no door any more: neither by assignment nor by a merge
   expect(merged.admin).toBeUndefined()
   expect(({} as Record<string, unknown>).admin).toBeUndefined()
   const one = {} as Record<string, unknown>
-  one['__proto__'] = { admin: true }
+  Reflect.set(one, '__proto__', { admin: true })
   expect(one.admin).toBeUndefined()
   expect(Object.getPrototypeOf(one)).toBe(Object.prototype)
 })
@@ -58,6 +60,14 @@ test('K12: SIGUSR1 opens no inspector', async () => {
   await new Promise(resolve => setTimeout(resolve, 300))
   expect(url()).toBeUndefined()
   await expect(fetch('http://127.0.0.1:9229/json/version', { signal: AbortSignal.timeout(1_000) })).rejects.toThrow()
+})
+
+test('K12, the twin: without a handler of ours the same signal opens it', async () => {
+  const script = (claim: string) =>
+    `${claim};setTimeout(()=>{console.log(String(require('inspector').url()).slice(0,5));process.exit()},300);process.kill(process.pid,'SIGUSR1')`
+  const ask = async (claim: string) => (await promisify(execFile)(process.execPath, ['--inspect-port=0', '-e', script(claim)])).stdout.trim()
+  expect(await ask('')).toBe('ws://')
+  expect(await ask("process.on('SIGUSR1',()=>{})")).toBe('undef')
 })
 
 test('K6: no crash report is written, and files are for us alone', () => {

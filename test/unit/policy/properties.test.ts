@@ -29,7 +29,7 @@ test(
         }
         expect(log).toEqual([])
       }),
-      { numRuns: 40, seed: 20_260_401 },
+      { numRuns: 40, seed: 20_260_401, endOnFailure: true },
     )
     // The pools are small enough that every kind of answer is met often.
     for (const count of Object.values(seen)) expect(count).toBeGreaterThan(150)
@@ -48,7 +48,7 @@ test(
           if (after.policy.decide(request(asked)).allowed) expect(before.policy.decide(request(asked)).allowed).toBe(true)
         }
       }),
-      { numRuns: 12, seed: 20_260_402 },
+      { numRuns: 12, seed: 20_260_402, endOnFailure: true },
     )
   },
   TIMEOUT,
@@ -69,7 +69,7 @@ test(
           }
         }
       }),
-      { numRuns: 15, seed: 20_260_403 },
+      { numRuns: 15, seed: 20_260_403, endOnFailure: true },
     )
     expect(allowed).toBeGreaterThan(50)
   },
@@ -91,7 +91,7 @@ test(
           expect(twin).toMatchObject({ ...answer, policies: policies.map(id => `x${id}`) })
         }
       }),
-      { numRuns: 12, seed: 20_260_404 },
+      { numRuns: 12, seed: 20_260_404, endOnFailure: true },
     )
   },
   TIMEOUT,

@@ -1,0 +1,29 @@
+/** Owns `npm run dev`: the same world, kept until it is told to stop, and three lines to try in a second terminal. */
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { configDir, repository } from './find.js'
+import { buildWorld } from './world.js'
+
+export async function dev(signal: AbortSignal): Promise<number> {
+  const line = (text: string) => void process.stdout.write(`${text}\n`)
+  const world = await buildWorld((name, text) => line(`${name.padEnd(8)} ${text}`), signal)
+  const login = join(configDir(), 'dev.json')
+  mkdirSync(configDir(), { recursive: true, mode: 0o700 })
+  writeFileSync(login, JSON.stringify({ url: world.server, operatorToken: world.operatorToken }), { mode: 0o600 })
+  const job = join(repository(), 'dist', 'src', 'dev', 'job.js')
+  const evidence = `ACTIONS_ID_TOKEN_REQUEST_URL='${world.issuer.url}/token?' ACTIONS_ID_TOKEN_REQUEST_TOKEN=dev`
+  line(`
+dev mode is insecure: loopback, http, one process, keys that nobody keeps. A real deployment begins with config/curfew.example.yaml.
+In a second terminal, already logged in:
+
+1  ${evidence} ./bin/curfew run demo/orders-bearer --on-revoke=warn -- node ${job} ${world.api.url}/orders-bearer
+2  ./bin/curfew revoke --identity github:repository_id=456789 --reason try
+3  ./bin/curfew list
+
+Ctrl-C ends it all.`)
+  await new Promise<void>(resolve => signal.addEventListener('abort', () => resolve(), { once: true }))
+  rmSync(login, { force: true })
+  await world.close()
+  line('Everything started here is stopped.')
+  return 0
+}

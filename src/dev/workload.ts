@@ -1,0 +1,62 @@
+/** Owns a small client of the HTTP API for the demo: a proof key in memory, and the requests of docs/http-api.md. */
+import { createHash, randomUUID } from 'node:crypto'
+import { type CryptoKey, exportJWK, generateKeyPair, type JWK, SignJWT } from 'jose'
+import { request } from 'undici'
+
+export interface Answer {
+  readonly status: number
+  // biome-ignore lint/suspicious/noExplicitAny: the demo reads what the page documents, and checks what it reads
+  readonly body: any
+}
+
+export interface Held {
+  readonly task: string
+  readonly token: string
+}
+
+export interface Workload {
+  proof(method: string, url: string, token?: string): Promise<string>
+  open(evidence: string, capabilities: readonly string[], more?: object): Promise<Answer>
+  as(held: Held, method: 'GET' | 'POST', path: string, body?: object): Promise<Answer>
+  credential(held: Held, capability: string, more?: object): Promise<Answer>
+  complete(held: Held): Promise<Answer>
+  /** Shows a token of ours at a resource server, with its proof. */
+  use(url: string, token: string, scheme?: 'DPoP' | 'Bearer'): Promise<Answer>
+}
+
+export async function call(method: string, url: string, options: { headers?: Record<string, string>; body?: string } = {}): Promise<Answer> {
+  const { statusCode, body } = await request(url, { method: method as 'GET', ...options, headersTimeout: 20_000 })
+  const text = await body.text()
+  return { status: statusCode, body: text === '' ? null : JSON.parse(text) }
+}
+
+export async function createWorkload(server: string): Promise<Workload> {
+  const { publicKey, privateKey } = await generateKeyPair('ES256')
+  const jwk: JWK = await exportJWK(publicKey)
+  const proof = (method: string, url: string, token?: string) => proofBy(privateKey, jwk, method, url, token)
+  const json = { 'content-type': 'application/json' }
+
+  const as: Workload['as'] = async (held, method, path, body) =>
+    call(method, server + path, {
+      headers: { ...(body ? json : {}), authorization: `DPoP ${held.token}`, dpop: await proof(method, server + path, held.token) },
+      ...(body ? { body: JSON.stringify(body) } : {}),
+    })
+  return {
+    proof,
+    as,
+    open: async (evidence, capabilities, more = {}) =>
+      call('POST', `${server}/v1/tasks`, {
+        headers: { ...json, dpop: await proof('POST', `${server}/v1/tasks`) },
+        body: JSON.stringify({ subject_token: evidence, purpose: 'demo', capabilities, ...more }),
+      }),
+    credential: (held, capability, more = {}) => as(held, 'POST', `/v1/tasks/${held.task}/credentials`, { capability, ...more }),
+    complete: held => as(held, 'POST', `/v1/tasks/${held.task}/complete`, {}),
+    use: async (url, token, scheme = 'DPoP') =>
+      call('GET', url, { headers: { authorization: `${scheme} ${token}`, ...(scheme === 'DPoP' ? { dpop: await proof('GET', url, token) } : {}) } }),
+  }
+}
+
+async function proofBy(key: CryptoKey, jwk: JWK, method: string, url: string, token?: string): Promise<string> {
+  const ath = token === undefined ? {} : { ath: createHash('sha256').update(token).digest('base64url') }
+  return new SignJWT({ jti: randomUUID(), htm: method, htu: url, ...ath }).setProtectedHeader({ alg: 'ES256', typ: 'dpop+jwt', jwk }).setIssuedAt().sign(key)
+}

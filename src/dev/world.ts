@@ -1,0 +1,159 @@
+/** Owns the local world: what is found is used, what is not is said, and everything that was started is ended. */
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync, copyFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { exportJWK, generateKeyPair, SignJWT } from 'jose'
+import { stringify } from 'yaml'
+import { newId } from '../domain/ids.js'
+import { newOperatorToken } from '../domain/operator-token.js'
+import { inherited, isAbsent, repository } from './find.js'
+import { type DevIssuer, startIssuer } from './issuer.js'
+import { type OrdersApi, startOrdersApi } from './orders-api.js'
+import { freePort } from './ports.js'
+import { type Child, startProcess } from './process.js'
+import { type Redis, startRedis } from './redis.js'
+import { call } from './workload.js'
+
+export interface World {
+  readonly server: string
+  readonly api: OrdersApi
+  readonly issuer: DevIssuer
+  readonly redis: Redis | null
+  readonly operatorToken: string
+  readonly signalSecret: string
+  readonly databaseKind: 'memory'
+  assertion(): Promise<string>
+  close(): Promise<void>
+}
+
+export const ORDERS_URI = 'https://orders.demo/'
+export const BEARER_URI = 'https://orders-bearer.demo/'
+
+const CI = (id: string, capability: string) => `@id("${id}")
+permit (principal, action == Action::"issue", resource == Capability::"${capability}")
+when {
+  context.issuer == "github" &&
+  context has github &&
+  context.github.repository_id == "456789" &&
+  context.github.event_name == "push" &&
+  context.github.ref == "refs/heads/main"
+};
+`
+const POLICIES = `// The rules of the demo. The shipped examples are in config/policies.
+${CI('ci-orders-main', 'demo/orders-ro')}
+${CI('ci-orders-bearer', 'demo/orders-bearer')}
+${CI('ci-orders-db', 'demo/orders-db')}
+@id("agent-reporter")
+@max_ttl("60")
+permit (principal, action == Action::"issue", resource == Capability::"demo/orders-ro")
+when { context.issuer == "agents" && context has registered && context.registered.agent == "reporter" };
+`
+
+export async function buildWorld(say: (name: string, text: string) => void, signal: AbortSignal): Promise<World> {
+  const dir = mkdtempSync(join(tmpdir(), 'curfew-'))
+  const closing: (() => Promise<void> | void)[] = [() => rmSync(dir, { recursive: true, force: true })]
+  const close = async () => {
+    for (const end of closing.splice(0).reverse()) await end()
+  }
+  try {
+    const redis = await startRedis({ dir: join(dir, 'redis'), own: true, signal })
+    if (isAbsent(redis)) say('redis', `${redis.absent}: in-memory queue, revocations ride on the sweep`)
+    else {
+      closing.push(() => redis.stop())
+      say('redis', `${redis.version} from ${redis.origin}`)
+    }
+    const issuer = await startIssuer()
+    closing.push(() => issuer.close())
+    const agent = await generateKeyPair('ES256', { extractable: true })
+    const [port, internal, apiPort] = [await freePort([8787]), await freePort([8786]), await freePort([8790])]
+    const server = `http://127.0.0.1:${port}`
+    const secrets = { MASTER_KEY: randomBytes(32).toString('base64'), ORDERS_SECRET: randomBytes(18).toString('base64url'), EDR_SECRET: randomBytes(18).toString('base64url') }
+
+    mkdirSync(join(dir, 'policies'))
+    copyFileSync(join(repository(), 'config', 'policies', 'schema.cedarschema'), join(dir, 'policies', 'schema.cedarschema'))
+    writeFileSync(join(dir, 'policies', 'demo.cedar'), POLICIES)
+    writeFileSync(join(dir, 'agent.jwk'), JSON.stringify({ ...(await exportJWK(agent.publicKey)), kid: 'agent-1', alg: 'ES256' }))
+    const file = join(dir, 'curfew.yaml')
+    writeFileSync(file, stringify(configOf({ server, port, internal, issuer: issuer.url, redis: !isAbsent(redis) })))
+
+    const operatorToken = newOperatorToken().reveal().token as string
+    const operatorFile = join(dir, 'operator')
+    writeFileSync(operatorFile, operatorToken, { mode: 0o600 })
+    const broker: Child = await startProcess({
+      name: 'broker',
+      command: process.execPath,
+      args: ['--disable-proto=delete', join(repository(), 'dist', 'workers', 'all.js'), file, operatorFile],
+      dir,
+      env: inherited({ ...secrets, ...(isAbsent(redis) ? {} : { REDIS_URL: redis.url }) }),
+      ready: async () => (await call('GET', `${server}/readyz`)).status === 200,
+      signal,
+    })
+    closing.push(() => broker.stop())
+    say('store', 'PGlite, new directory')
+    say('vault', 'in-memory engine')
+    say('broker', `${server}, worker in the same process; demo API 127.0.0.1:${apiPort}`)
+
+    const api = await startOrdersApi({
+      port: apiPort,
+      issuer: server,
+      servers: [
+        { path: '/orders', name: 'orders', uri: ORDERS_URI, secret: secrets.ORDERS_SECRET, bound: true },
+        { path: '/orders-bearer', name: 'orders-bearer', uri: BEARER_URI, secret: secrets.ORDERS_SECRET, bound: false },
+      ],
+    })
+    closing.push(() => api.close())
+    return {
+      server,
+      api,
+      issuer,
+      redis: isAbsent(redis) ? null : redis,
+      operatorToken,
+      signalSecret: secrets.EDR_SECRET,
+      databaseKind: 'memory',
+      assertion: () =>
+        new SignJWT({ jti: newId('audit') })
+          .setProtectedHeader({ alg: 'ES256', typ: 'client-authentication+jwt', kid: 'agent-1' })
+          .setIssuer('registered:agents:reporter')
+          .setSubject('registered:agents:reporter')
+          .setAudience(server)
+          .setIssuedAt()
+          .setExpirationTime('60s')
+          .sign(agent.privateKey),
+      close,
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+function configOf(at: { server: string; port: number; internal: number; issuer: string; redis: boolean }): object {
+  return {
+    mode: 'dev',
+    server: { url: at.server, listen: `127.0.0.1:${at.port}`, internal: `127.0.0.1:${at.internal}` },
+    store: { kind: 'pglite', dir: 'store' },
+    queue: at.redis ? { kind: 'redis', url: { env: 'REDIS_URL' } } : { kind: 'memory' },
+    signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
+    issuers: [
+      { name: 'github', kind: 'oidc', profile: 'github', issuer: at.issuer, internal: true, algs: ['RS256'], pin: { repository_owner_id: ['123456'] }, strength: 3, owner: '@orders-team' },
+      { name: 'agents', kind: 'registered', agents: [{ name: 'reporter', owner: '@data', key: { file: 'agent.jwk' } }] },
+    ],
+    audiences: [
+      { name: 'orders', uri: ORDERS_URI, secret: { env: 'ORDERS_SECRET' } },
+      { name: 'orders-bearer', uri: BEARER_URI, senderConstrained: false, secret: { env: 'ORDERS_SECRET' } },
+    ],
+    capabilities: [
+      { name: 'demo/orders-ro', summary: 'read the orders over HTTP, with a token bound to your key', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },
+      { name: 'demo/orders-bearer', summary: 'read the orders at a server that cannot check a key', engine: 'jwt', audience: 'orders-bearer', scopes: ['orders:read'], intent: 'read' },
+      { name: 'demo/orders-db', summary: 'a database user that reads the orders', engine: 'memory', intent: 'read' },
+    ],
+    policies: { dir: 'policies' },
+    signals: {
+      sources: [{ name: 'demo-edr', secret: { env: 'EDR_SECRET' }, issuers: ['github', 'agents'] }],
+      rules: [{ name: 'high-revokes', minSeverity: 'high', act: { kind: 'revoke' } }],
+    },
+    timers: { sweepMs: 5_000 },
+    log: { level: 'warn' },
+  }
+}

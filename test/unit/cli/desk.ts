@@ -1,0 +1,122 @@
+/** Owns a desk to type at: a home of its own, evidence on file, the program in this process or as a real one. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { exportJWK, generateKeyPair, SignJWT } from 'jose'
+import { run } from '../../../src/cli/program.js'
+import { newOperatorToken } from '../../../src/domain/operator-token.js'
+import { type FakeBroker, fakeBroker } from './fake-broker.js'
+
+export const ENTRY = fileURLToPath(new URL('../../../dist/src/cli/main.js', import.meta.url))
+
+export interface Typed {
+  readonly exit: number
+  readonly out: string
+  readonly err: string
+}
+
+export interface Started {
+  readonly child: ChildProcess
+  readonly pid: number
+  /** Exit code, or 128 + n for a death by signal as a shell would say. */
+  readonly ended: Promise<Typed>
+  out(): string
+  err(): string
+}
+
+export interface Desk {
+  readonly broker: FakeBroker
+  readonly home: string
+  /** What nobody but its one channel may ever show. */
+  readonly canaries: string[]
+  readonly evidenceFile: string
+  env: Record<string, string | undefined>
+  type(...argv: string[]): Promise<Typed>
+  /** A real process, without a terminal. */
+  start(argv: readonly string[], env?: Record<string, string>): Started
+  evidence(claims?: Record<string, unknown>): Promise<string>
+  close(): Promise<void>
+}
+
+export async function desk(): Promise<Desk> {
+  const home = mkdtempSync(join(tmpdir(), 'curfew-desk-'))
+  const operatorToken = newOperatorToken().reveal().token as string
+  const broker = await fakeBroker({ operatorToken })
+  const { privateKey } = await generateKeyPair('ES256', { extractable: true })
+  const evidence: Desk['evidence'] = claims =>
+    new SignJWT({ iss: 'https://ci.example', sub: 'github:repository_id=456789', aud: broker.issuer, jti: randomUUID(), ...claims })
+      .setProtectedHeader({ alg: 'ES256', typ: 'JWT' })
+      .setIssuedAt()
+      .setExpirationTime('5m')
+      .sign(privateKey)
+  const evidenceFile = join(home, 'svid.jwt')
+  const first = await evidence()
+  writeFileSync(evidenceFile, `${first}\n`)
+  const secrets = [...broker.offers.values()].map(o => o.secret.token ?? o.secret.PGPASSWORD).filter(s => s !== undefined)
+  const started: ChildProcess[] = []
+
+  const here: Desk = {
+    broker,
+    home,
+    canaries: [operatorToken, first, ...secrets, (await exportJWK(privateKey)).d as string],
+    evidenceFile,
+    env: { HOME: home, PATH: process.env.PATH, CURFEW_URL: broker.url },
+    async type(...argv) {
+      let out = ''
+      let err = ''
+      const exit = await run(argv, {
+        env: here.env,
+        out: text => {
+          out += text
+        },
+        err: text => {
+          err += text
+        },
+        colour: false,
+      })
+      return { exit, out, err }
+    },
+    start(argv, env = {}) {
+      if (!existsSync(ENTRY)) throw new Error('the command line is not compiled: npm run build')
+      const child = spawn(process.execPath, [ENTRY, ...argv], {
+        env: { ...(here.env as Record<string, string>), ...env },
+        stdio: ['ignore', 'pipe', 'pipe'],
+        detached: true,
+      })
+      started.push(child)
+      let out = ''
+      let err = ''
+      child.stdout.on('data', chunk => {
+        out += chunk
+      })
+      child.stderr.on('data', chunk => {
+        err += chunk
+      })
+      return {
+        child,
+        pid: child.pid as number,
+        out: () => out,
+        err: () => err,
+        ended: new Promise(resolve => child.once('close', (code, signal) => resolve({ exit: code ?? (signal === 'SIGKILL' ? 137 : 128), out, err }))),
+      }
+    },
+    evidence,
+    async close() {
+      for (const child of started) if (child.exitCode === null && child.signalCode === null) child.kill('SIGKILL')
+      await broker.close()
+      rmSync(home, { recursive: true, force: true })
+    },
+  }
+  return here
+}
+
+export async function until(what: () => boolean, ms = 10_000): Promise<void> {
+  const end = performance.now() + ms
+  while (!what()) {
+    if (performance.now() > end) throw new Error('it did not come to pass in time')
+    await new Promise(resolve => setTimeout(resolve, 20))
+  }
+}
