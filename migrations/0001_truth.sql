@@ -108,7 +108,7 @@ create index if not exists credentials_engine on curfew.credentials (engine, id)
 create index if not exists credentials_revocation on curfew.credentials (revocation, id) where revocation is not null;
 create index if not exists credentials_digest on curfew.credentials (digest) where digest is not null;
 create index if not exists credentials_lease on curfew.credentials ((handle->>'leaseId')) where handle is not null;
-create index if not exists credentials_state on curfew.credentials (state);
+create index if not exists credentials_revoked on curfew.credentials (revoked_at) where state = 'revoked';
 
 -- Nothing returns (I3). Our statements never try; this stops the one that some day would.
 create or replace function curfew.guard_credential() returns trigger language plpgsql as $$

@@ -86,13 +86,13 @@ export interface House {
   close(): Promise<void>
 }
 
-export async function makeHouse(options: { capabilities?: Record<string, unknown>[]; policies?: string; more?: Record<string, unknown> } = {}): Promise<House> {
+export async function makeHouse(options: { capabilities?: Record<string, unknown>[]; policies?: string; more?: Record<string, unknown>; alsoAllow?: string[] } = {}): Promise<House> {
   const dir = mkdtempSync(join(tmpdir(), 'curfew-house-'))
   const github = await keyedIssuer('RS256', 'gh-1')
   const agent = await keyedIssuer('ES256', 'agent-1')
   mkdirSync(join(dir, 'policies'))
   copyFileSync(new URL('../config/policies/schema.cedarschema', import.meta.url), join(dir, 'policies', 'schema.cedarschema'))
-  writeFileSync(join(dir, 'policies', 'house.cedar'), options.policies ?? POLICIES)
+  writeFileSync(join(dir, 'policies', 'house.cedar'), (options.policies ?? POLICIES) + (options.alsoAllow ?? []).map((c, i) => CI_RULE(`also-${i}`, c)).join(''))
   writeFileSync(join(dir, 'github.jwks'), JSON.stringify({ keys: [github.jwk] }))
   writeFileSync(join(dir, 'agent.jwk'), JSON.stringify(agent.jwk))
   writeFileSync(join(dir, 'curfew.yaml'), stringify({ ...configOf(options.capabilities ?? []), ...options.more }))

@@ -1,6 +1,6 @@
-/** Owns what a started part keeps on disk beside its data: secrets that last as long as its folder, and short folders for sockets. */
+/** Owns what a started part keeps on disk beside its data: secrets that last as long as its folder, and short or open folders elsewhere. */
 import { randomBytes } from 'node:crypto'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -19,8 +19,24 @@ export function writePrivate(path: string, text: string): void {
 
 /** Socket paths over 105 bytes fail, and SPIRE's server hangs on them: a folder of its own, near the root. */
 export function socketDir(): string {
-  const base = Buffer.byteLength(tmpdir()) <= 60 ? tmpdir() : '/tmp'
-  const folder = mkdtempSync(join(base, 'cf-'))
+  const folder = mkdtempSync(join(shortBase(), 'cf-'))
   chmodSync(folder, 0o755) // workloads of other users ask there
   return folder
 }
+
+/**
+ * For data of a server that runs as another user, when that user cannot walk to where they belong. Named after us, so that a later
+ * run finds what a killed one left: `inUse` tells of a server that was meant to outlive us.
+ */
+export function outsideDir(inUse: (folder: string) => boolean): string {
+  const base = shortBase()
+  for (const name of readdirSync(base)) {
+    const owner = /^cf-pg-(\d+)-/.exec(name)?.[1]
+    if (owner && !existsSync(`/proc/${owner}`) && !inUse(join(base, name))) rmSync(join(base, name), { recursive: true, force: true })
+  }
+  const folder = mkdtempSync(join(base, `cf-pg-${process.pid}-`))
+  chmodSync(folder, 0o755)
+  return folder
+}
+
+const shortBase = (): string => (Buffer.byteLength(tmpdir()) <= 60 ? tmpdir() : '/tmp')

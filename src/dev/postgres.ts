@@ -4,7 +4,7 @@ import { chownSync, existsSync, mkdirSync, readFileSync, rmSync, statSync } from
 import { dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { type Absent, findPostgres, inherited, isAbsent } from './find.js'
-import { lastingSecret, socketDir, writePrivate } from './folder.js'
+import { lastingSecret, outsideDir, writePrivate } from './folder.js'
 import { freePort } from './ports.js'
 import { type ProcessMark, startProcess } from './process.js'
 
@@ -17,6 +17,7 @@ export interface Postgres {
   readonly port: number
   readonly version: string
   readonly mark: ProcessMark
+  /** In `dir`, or in a folder of its own where the server's user cannot walk there: removed when we end, or by whoever keeps it running. */
   readonly data: string
   /** The same server as somebody else, or another database of it. */
   urlFor(user: string, password: string, database?: string): string
@@ -43,7 +44,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres 
   if (user && isAbsent(user)) return user
   const dir = resolve(options.dir)
   const database = options.database ?? SUPERUSER
-  const data = dataFolder(dir, user)
+  const data = dataFolder(dir, user, options.keep)
   const password = lastingSecret(dir, 'password')
   const as = { cwd: dirname(data), env: inherited(), ...user, ...(options.signal && { signal: options.signal }) }
 
@@ -104,7 +105,7 @@ async function unprivileged(): Promise<User | Absent | undefined> {
 }
 
 /** In `dir`, unless the other user cannot walk there (a checkout under root's home). A note in `dir` remembers where it went. */
-function dataFolder(dir: string, user: User | undefined): string {
+function dataFolder(dir: string, user: User | undefined, keep = false): string {
   mkdirSync(dir, { recursive: true })
   const remembered = join(dir, 'data-folder')
   if (existsSync(remembered)) {
@@ -113,7 +114,9 @@ function dataFolder(dir: string, user: User | undefined): string {
     rmSync(remembered)
   }
   if (user && !canWalk(dir)) {
-    const folder = join(socketDir(), 'data')
+    const outside = outsideDir(each => isServing(join(each, 'data')))
+    if (!keep) process.on('exit', () => rmSync(outside, { recursive: true, force: true }))
+    const folder = join(outside, 'data')
     makeFor(user, folder)
     writePrivate(remembered, folder)
     return folder
@@ -121,6 +124,16 @@ function dataFolder(dir: string, user: User | undefined): string {
   const folder = join(dir, 'data')
   makeFor(user, folder)
   return folder
+}
+
+/** Its first line is the number of the server; a crash leaves the file behind. */
+function isServing(data: string): boolean {
+  try {
+    const [pid] = readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')
+    return existsSync(`/proc/${pid}`)
+  } catch {
+    return false
+  }
 }
 
 function makeFor(user: User | undefined, folder: string): void {

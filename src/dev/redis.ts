@@ -68,8 +68,8 @@ export async function startRedis(options: RedisOptions): Promise<Redis | Absent>
   return { url: `redis://:${password}@127.0.0.1:${port}`, port, version, origin: found.origin, mark: child.mark, stop: child.stop }
 }
 
-/** In the order of ux.md 4. What cannot run (a copy whose libraries are gone) does not count. */
-async function findRedis(signal?: AbortSignal): Promise<Found | Absent> {
+/** In the order of ux.md 4, up to fetching it. */
+export async function findRedis(signal?: AbortSignal): Promise<Found | Absent> {
   const installed = onPath('redis-server', 'valkey-server')
   if (installed) return installed
   const unpacked = unpackedRedis()

@@ -1,11 +1,11 @@
 /** Owns having a Vault: the one that VAULT_ADDR names, or a private one, in dev mode or with storage that survives a restart. */
 import { createHash } from 'node:crypto'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type Absent, type FoundVault, findVault, isAbsent, setting } from './find.js'
 import { lastingSecret, writePrivate } from './folder.js'
 import { freePort } from './ports.js'
-import { type Child, type ProcessMark, startProcess } from './process.js'
+import { type Child, type ProcessMark, startProcess, until } from './process.js'
 
 const POSTGRES_PLUGIN = 'postgresql-database-plugin'
 
@@ -19,10 +19,10 @@ export interface Vault {
   readonly origin: string
   /** Undefined when it is not ours. */
   readonly mark?: ProcessMark
-  /** Storage `file` only: sealed, it answers 503 until it is unsealed. */
+  /** Storage `disk` only: sealed, it answers 503 until it is unsealed. */
   seal(): Promise<void>
   unseal(): Promise<void>
-  /** Ends it when it is ours. In memory everything is gone then; with storage `file` the same folder and port bring it back, unsealed. */
+  /** Ends it when it is ours. In memory everything is gone then; with storage `disk` the same folder and port bring it back, unsealed. */
   stop(): Promise<void>
 }
 
@@ -31,8 +31,8 @@ export interface VaultOptions {
   /** Private in any case, even when VAULT_ADDR is set. */
   readonly own?: boolean
   readonly port?: number
-  /** `memory` is Vault's dev mode: ready within 4 s, and it forgets. `file` is for tests that restart or seal it. */
-  readonly storage?: 'memory' | 'file'
+  /** `memory` is Vault's dev mode: ready within 4 s, and it forgets. `disk` (raft; our build has no `file`) is for tests that restart or seal it. */
+  readonly storage?: 'memory' | 'disk'
   readonly keep?: boolean
   readonly signal?: AbortSignal | undefined
 }
@@ -46,7 +46,7 @@ export async function startVault(options: VaultOptions): Promise<Vault | Absent>
   const port = options.port ?? (await freePort())
   const address = `http://127.0.0.1:${port}`
   const rest = { dir, port, address, found, keep: options.keep, signal: options.signal }
-  return options.storage === 'file' ? startLasting(rest) : startDev(rest)
+  return options.storage === 'disk' ? startLasting(rest) : startDev(rest)
 }
 
 interface Place {
@@ -80,7 +80,7 @@ async function startDev(place: Place): Promise<Vault> {
     ready: async signal => (await health(address, signal)) === 200 && (await knowsPlugin(address, rootToken, signal)),
   })
   const never = async () => {
-    throw new Error('a Vault in dev mode cannot be unsealed again: start it with storage file')
+    throw new Error('a Vault in dev mode cannot be unsealed again: start it with storage disk')
   }
   return describe(place, child, rootToken, await versionOf(address), never, never)
 }
@@ -88,15 +88,18 @@ async function startDev(place: Place): Promise<Vault> {
 async function startLasting(place: Place): Promise<Vault> {
   const { dir, address, found } = place
   const config = join(dir, 'vault.hcl')
+  const data = join(dir, 'data')
+  mkdirSync(data, { recursive: true, mode: 0o700 })
   const lines = [
     'disable_mlock = true',
     'ui = false',
     `api_addr = "${address}"`,
-    `storage "file" { path = "${join(dir, 'data')}" }`,
+    // Its own peer traffic goes to a port of its own, and raft wants to know which.
+    `cluster_addr = "https://127.0.0.1:${await freePort()}"`,
+    `storage "raft" {\n  path = "${data}"\n  node_id = "one"\n  performance_multiplier = "1"\n}`,
     `listener "tcp" {\n  address = "127.0.0.1:${place.port}"\n  tls_disable = true\n}`,
     ...(found.plugins ? [`plugin_directory = "${found.plugins}"`] : []),
   ]
-  lastingSecret(dir, 'folder') // makes the folder, too
   writePrivate(config, lines.join('\n'))
   const child = await startProcess({
     ...common(place),
@@ -109,7 +112,7 @@ async function startLasting(place: Place): Promise<Vault> {
     const { key, rootToken } = await keys(dir, address)
     const unseal = async () => {
       await ask(address, 'PUT', 'sys/unseal', '', { key })
-      while ((await health(address)) !== 200) await new Promise(done => setTimeout(done, 50))
+      await until(async signal => (await health(address, signal)) === 200, { what: 'the unsealed vault', deadlineMs: 30_000 })
     }
     await unseal()
     if (found.plugins) await registerPlugin(address, rootToken, join(found.plugins, POSTGRES_PLUGIN))
@@ -154,7 +157,7 @@ async function knowsPlugin(address: string, token: string, signal: AbortSignal):
   return answer.ok
 }
 
-async function health(address: string, signal: AbortSignal = AbortSignal.timeout(5_000)): Promise<number> {
+async function health(address: string, signal: AbortSignal): Promise<number> {
   const answer = await fetch(`${address}/v1/sys/health`, { signal })
   await answer.body?.cancel()
   return answer.status

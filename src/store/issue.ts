@@ -34,7 +34,7 @@ interface Admitted {
  * Every member passes or is refused by itself; a refused one leaves nothing. Set-based, so that a hundred members cost the statements
  * of one. A member with an idempotency key comes alone.
  */
-export async function issueAll(tx: Tx, members: readonly Member[]): Promise<Outcome[]> {
+export async function issueAll(tx: Tx, members: readonly Member[], rooms: Rooms): Promise<Outcome[]> {
   await lockCutoffs(tx, 'shared')
   const facts = await factsFor(tx, members)
   const outcomes: (Outcome | null)[] = members.map(() => null)
@@ -57,7 +57,7 @@ export async function issueAll(tx: Tx, members: readonly Member[]): Promise<Outc
     const refusal = await claimKey(tx, member.grant, member.options.idempotency, facts.now)
     if (refusal) judge(i, () => raise(refusal))
   }
-  const room = await roomOf(tx, [...admitted.values()])
+  const room = await roomOf(tx, [...admitted.values()], rooms)
   for (const [i, { member }] of admitted) judge(i, () => takeRoom(room, member.grant.terms.capability.name))
 
   const order = [...admitted.keys()]
@@ -108,24 +108,46 @@ export function admit(facts: Facts, { grant, options, made }: Member): Admitted 
 
 /** Below this many places left, members of one capability take turns, so that the cap is exact. Above it, at most this many are in flight at once. */
 const EXACT_BELOW = 256
+/** With more places left than this, a count is good for a while: all replicas together do not issue so many in that time. */
+const AMPLE = 5_000
+const AMPLE_MS = 1_000
 
-async function roomOf(tx: Tx, admitted: readonly Admitted[]): Promise<Map<string, number>> {
-  const caps = new Map(admitted.map(a => [a.member.grant.terms.capability.name, a.member.grant.terms.capability.maxLive]))
-  if (caps.size === 0) return caps
-  const count = async (of: Map<string, number>): Promise<Map<string, number>> => {
+/** What this process remembers of capabilities with ample room: counting a hundred thousand rows for every issue would be its whole cost. */
+export type Rooms = Map<string, { left: number; readonly cap: number; readonly countedAt: number }>
+
+async function roomOf(tx: Tx, admitted: readonly Admitted[], rooms: Rooms): Promise<Map<string, number>> {
+  const wanted = new Map<string, { cap: number; members: number }>()
+  for (const { member } of admitted) {
+    const { name, maxLive: cap } = member.grant.terms.capability
+    wanted.set(name, { cap, members: (wanted.get(name)?.members ?? 0) + 1 })
+  }
+  const room = new Map<string, number>()
+  const uncounted: string[] = []
+  for (const [name, { cap, members }] of wanted) {
+    const known = rooms.get(name)
+    if (known && known.cap === cap && known.left - members > AMPLE && performance.now() - known.countedAt < AMPLE_MS) {
+      known.left -= members
+      room.set(name, members)
+    } else uncounted.push(name)
+  }
+  if (uncounted.length === 0) return room
+  const count = async (names: readonly string[]) => {
     const rows = await tx.query<{ name: string; live: number }>(
       `select m.name, (select count(*)::int from (select 1 from curfew.credentials c where c.capability = m.name and c.state in ('pending', 'active') limit m.cap) l) as live
        from jsonb_to_recordset($1::jsonb) as m(name text, cap integer)`,
-      [rowsJson([...of].map(([name, cap]) => ({ name, cap })))],
+      [rowsJson(names.map(name => ({ name, cap: wanted.get(name)?.cap })))],
     )
-    return new Map(rows.map(r => [r.name, (of.get(r.name) ?? 0) - r.live]))
+    for (const r of rows) room.set(r.name, (wanted.get(r.name)?.cap ?? 0) - r.live)
   }
-  const room = await count(caps)
-  const tight = [...room].filter(([, left]) => left < EXACT_BELOW).map(([name]) => name)
-  if (tight.length === 0) return room
+  await count(uncounted)
   // Sorted, one after the other: the same order in every transaction.
-  for (const name of tight.sort()) await tx.query('select pg_advisory_xact_lock($1::bigint)', [lockNumber(`capability ${name}`)])
-  for (const [name, left] of await count(new Map(tight.map(name => [name, caps.get(name) as number])))) room.set(name, left)
+  const tight = uncounted.filter(name => (room.get(name) ?? 0) < EXACT_BELOW).sort()
+  for (const name of tight) await tx.query('select pg_advisory_xact_lock($1::bigint)', [lockNumber(`capability ${name}`)])
+  if (tight.length > 0) await count(tight)
+  for (const name of uncounted) {
+    const { cap, members } = wanted.get(name) as { cap: number; members: number }
+    rooms.set(name, { left: (room.get(name) ?? 0) - members, cap, countedAt: performance.now() })
+  }
   return room
 }
 

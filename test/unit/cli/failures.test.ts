@@ -67,7 +67,8 @@ describe('exit codes (ux.md 3.2)', () => {
   })
 
   test('nobody there is exit 8', async () => {
-    const { exit, err } = await token('--server', 'http://127.0.0.1:9')
+    await at.broker.close()
+    const { exit, err } = await token()
     expect(exit).toBe(8)
     expect(err).toContain('error[unreachable]')
     expect(err).toContain('ECONNREFUSED')

@@ -136,7 +136,7 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
   }
 
   function deny(capability: string, identity: string): never {
-    const decision = { ...explained(capability, identity), allowed: false }
+    const decision = explained(capability, identity)
     return refuse(403, 'policy_denied', `no rule permits this workload to use ${capability}`, {
       title: 'Denied by policy',
       reason: 'no_permit',

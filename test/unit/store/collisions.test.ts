@@ -18,7 +18,7 @@ function colliding(driver: Driver, state: { share: number; attempts: number; ref
     transaction: fn =>
       driver.transaction(async tx => {
         state.attempts++
-        const refuse = n++ % 100 < state.share * 100 ? 1 + (n % 9) : null
+        const refuse = (n++ * 37) % 100 < state.share * 100 ? 1 + (n % 9) : null
         let statements = 0
         const result = await fn({
           ...tx,

@@ -1,0 +1,85 @@
+/** Owns the orders database of dev, demo, tests and bench: a table to read, the logins around it, and a Vault prepared for it by the shipped script. */
+import { execFile } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import pg from 'pg'
+import { inherited, repository } from './find.js'
+import type { Postgres } from './postgres.js'
+import type { Vault } from './vault.js'
+
+const run = promisify(execFile)
+
+export interface OrdersTarget {
+  /** `vault:` of a configuration; its secrets are files. */
+  readonly vault: object
+  /** One capability for that database under a name of the caller's choice. */
+  capability(name: string): object
+  /** The login that ends sessions and looks: CREATEROLE, and reading the activity of all. */
+  readonly targetUrl: string
+}
+
+const ROWS = 42
+
+export async function prepareOrders(options: { vault: Vault; postgres: Postgres; dir: string; statements?: 'shipped' | 'vault-default' }): Promise<OrdersTarget> {
+  const { vault, postgres, dir } = options
+  const passwords = { target: randomBytes(18).toString('base64url'), vault: randomBytes(18).toString('base64url') }
+  await sql(postgres.url, [
+    'create table if not exists orders (id int primary key, item text not null)',
+    `insert into orders select i, 'item ' || i from generate_series(1, ${ROWS}) i on conflict do nothing`,
+    `do $$ begin if not exists (select from pg_roles where rolname = 'app_ro') then create role app_ro; end if; end $$`,
+    'grant select on orders to app_ro',
+    // What Vault logs in as, and what ends sessions: neither is a superuser.
+    ...login('vault_admin', passwords.vault),
+    ...login('curfew_target', passwords.target),
+    'grant app_ro to vault_admin with admin option',
+  ])
+  await run('sh', [join(repository(), 'config', 'vault', 'setup.sh')], {
+    env: {
+      ...inherited(),
+      VAULT_ADDR: vault.address,
+      VAULT_TOKEN: vault.rootToken,
+      TARGET_URL_TEMPLATE: `postgresql://{{username}}:{{password}}@127.0.0.1:${postgres.port}/orders?sslmode=disable`,
+      TARGET_ADMIN_USER: 'vault_admin',
+      TARGET_ADMIN_PASSWORD: passwords.vault,
+      OUT: dir,
+    },
+    timeout: 60_000,
+  })
+  const identity = (name: string) => ({ method: 'approle', roleId: `curfew-${name}`, secretId: { file: join(dir, `vault-${name}-secret-id`) } })
+  const targetUrl = postgres.urlFor('curfew_target', passwords.target, 'orders')
+  const targetFile = join(dir, 'target-url')
+  const { writePrivate } = await import('./folder.js')
+  writePrivate(targetFile, targetUrl)
+  return {
+    targetUrl,
+    vault: { address: vault.address, issuer: identity('issuer'), revoker: identity('revoker'), reconciler: identity('reconciler') },
+    capability: name => ({
+      name,
+      summary: 'read the orders database as a user that exists for this task only',
+      engine: 'vault-database',
+      intent: 'read',
+      maxTtlSeconds: 900,
+      parameters: { role: 'orders-ro', policy: 'curfew-cap-orders-ro', connection: { host: '127.0.0.1', port: postgres.port, database: 'orders', sslmode: 'disable' } },
+      target: { url: { file: targetFile } },
+    }),
+  }
+}
+
+function login(name: string, password: string): string[] {
+  return [
+    `do $$ begin if not exists (select from pg_roles where rolname = '${name}') then create role ${name}; end if; end $$`,
+    `alter role ${name} login createrole password '${password}'`,
+    `grant pg_signal_backend, pg_read_all_stats to ${name}`,
+  ]
+}
+
+async function sql(url: string, statements: readonly string[]): Promise<void> {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    for (const statement of statements) await client.query(statement)
+  } finally {
+    await client.end()
+  }
+}

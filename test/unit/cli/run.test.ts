@@ -1,0 +1,357 @@
+/** `curfew run` as a real process: hand-over, heartbeats, every way to end, and the matrix of signals. */
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { childEnv, refuseCollisions, suffixOf } from '../../../src/cli/deliver.js'
+import { type Desk, desk, ENTRY, type Started, until } from './desk.js'
+
+let at: Desk
+beforeEach(async () => {
+  at = await desk()
+})
+afterEach(() => at.close())
+
+const NODE = process.execPath
+const run = (flags: readonly string[], script: string, env: Record<string, string> = {}): Started =>
+  at.start(['run', ...flags, '--id-token-file', at.evidenceFile, '--', NODE, '-e', script], env)
+const tasks = () => [...at.broker.tasks.values()]
+const states = () => tasks().map(t => t.view.state)
+/** A child that says READY, notes what it is sent, and stays. */
+const STAYS = (...ignored: string[]) =>
+  `${ignored.map(s => `process.on('${s}', () => console.log('got ${s}'))`).join(';')};console.log('READY', process.pid);setInterval(() => {}, 1000)`
+const ready = (started: Started) => until(() => started.out().includes('READY'), 15_000)
+const childPid = (started: Started) => Number(/READY (\d+)/.exec(started.out())?.[1])
+
+describe('hand-over', () => {
+  test('a database user arrives as PG* variables, once, and what libpq would mix in is gone', async () => {
+    const script = 'console.log(JSON.stringify(Object.fromEntries(Object.entries(process.env).filter(([k]) => /^(PG|CURFEW_(TASK|CRED))/.test(k)))))'
+    const { exit, out, err } = await run(['db/orders-ro', '--ttl', '15m'], script, {
+      PGHOSTADDR: '10.0.0.1',
+      PGSERVICE: 'other',
+      PGPASSFILE: '/x',
+      PGCONNECT_TIMEOUT: '3',
+    }).ended
+    expect(exit).toBe(0)
+    const secret = at.broker.offers.get('db/orders-ro')?.secret as Record<string, string>
+    const [task] = tasks()
+    const [credential] = [...at.broker.credentials.values()]
+    const suffixed = Object.fromEntries(Object.entries(secret).map(([k, v]) => [`${k}_DB_ORDERS_RO`, v]))
+    expect(JSON.parse(out)).toEqual({
+      ...secret,
+      ...suffixed,
+      PGCONNECT_TIMEOUT: '3',
+      CURFEW_TASK: task?.view.id,
+      CURFEW_CREDENTIAL: credential?.id,
+      CURFEW_CREDENTIAL_DB_ORDERS_RO: credential?.id,
+    })
+    expect(err.split('\n')).toEqual([
+      `${credential?.id}, db/orders-ro, 15m, task ${task?.view.id}, revocation: backend`,
+      expect.stringMatching(/^task completed after \d s: refused at once, confirmed dead in (\d+ ms|\d\.\d s), (15m|14m\d\ds) of life not used$/),
+      '',
+    ])
+    expect(task?.outcome).toBe('exit 0')
+    expect(task?.view.heartbeat_seconds).toBe(15)
+  })
+
+  test('tokens arrive as CURFEW_TOKEN, each also under its own name', async () => {
+    const script =
+      'console.log([process.env.CURFEW_TOKEN, process.env.CURFEW_TOKEN_DEMO_ORDERS_BEARER, process.env.CURFEW_TOKEN_DEMO_LEGACY, process.env.PGUSER, process.env.CURFEW_PROOF_KEY].join())'
+    const { out } = await run(['demo/orders-bearer', 'demo/legacy', 'db/orders-ro', '-q'], script).ended
+    const bearer = at.broker.offers.get('demo/orders-bearer')?.secret.token
+    expect(out).toBe(`${bearer},${bearer},${at.broker.offers.get('demo/legacy')?.secret.token},curfew_crd-1,\n`)
+  })
+
+  test('the key of a bound token is handed over only when that is asked for', async () => {
+    const script = 'console.log(Object.keys(JSON.parse(process.env.CURFEW_PROOF_KEY)).sort().join())'
+    const without = await run(['demo/orders-ro'], 'console.log(process.env.CURFEW_PROOF_KEY)').ended
+    expect(without.out).toBe('undefined\n')
+    expect(without.err).toContain('--with-proof-key')
+    expect((await run(['demo/orders-ro', '--with-proof-key'], script).ended).out).toBe('crv,d,kty,x,y\n')
+  })
+
+  test('what opened the task is not for the child', () => {
+    const held = { task: { id: 'tsk_1' }, token: 't', key: { exportPrivate: () => ({}) } } as never
+    const env = childEnv({ A: '1', CURFEW_ID_TOKEN: 'x', CURFEW_OPERATOR_TOKEN: 'x', MINE: 'x', CURFEW_URL: 'u', PGHOST: 'kept' }, held, [], {
+      evidenceEnv: 'MINE',
+      proofKey: false,
+    })
+    expect(env).toEqual({ A: '1', CURFEW_URL: 'u', PGHOST: 'kept', CURFEW_TASK: 'tsk_1' })
+  })
+
+  test('two capabilities that would share a name are refused before anything is opened', async () => {
+    expect(suffixOf('db/orders-ro')).toBe('DB_ORDERS_RO')
+    expect(() => refuseCollisions(['a-b/c', 'a/b-c'])).toThrow('same variables')
+    expect(() => refuseCollisions(['a/b', 'a/b'])).toThrow('twice')
+    expect((await run(['db/orders-ro', 'db/orders-ro'], '').ended).exit).toBe(125)
+    expect(at.broker.seen).toEqual([])
+  })
+
+  test('no secret in the arguments of any process, on stderr, or in a file', async () => {
+    const started = run(['db/orders-ro', 'demo/orders-bearer'], STAYS())
+    await ready(started)
+    for (const pid of [started.pid, childPid(started)]) {
+      const line = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+      for (const canary of at.canaries) expect(line).not.toContain(canary)
+    }
+    process.kill(childPid(started), 'SIGKILL')
+    const { err } = await started.ended
+    for (const canary of at.canaries) expect(err).not.toContain(canary)
+    // A run keeps nothing: its key lives in its memory.
+    expect(existsSync(join(at.home, '.local'))).toBe(false)
+    expect(readdirSync(at.home)).toEqual(['svid.jwt'])
+  })
+})
+
+describe('exit codes', () => {
+  test("the child's own", async () => {
+    expect((await run(['demo/orders-bearer'], 'process.exit(7)').ended).exit).toBe(7)
+    expect(tasks()[0]?.outcome).toBe('exit 7')
+  })
+
+  test('127 when there is no such command, 126 when it cannot be executed; the task is cancelled', async () => {
+    const missing = await at.start(['run', 'demo/orders-bearer', '--id-token-file', at.evidenceFile, '--', 'no-such-command-anywhere']).ended
+    expect(missing.exit).toBe(127)
+    const unfit = await at.start(['run', 'demo/orders-bearer', '--id-token-file', at.evidenceFile, '--', at.evidenceFile]).ended
+    expect(unfit.exit).toBe(126)
+    expect(states()).toEqual(['cancelled', 'cancelled'])
+  })
+
+  test('125 whatever fails on our side: usage, denial, no broker', async () => {
+    expect((await at.start(['run', 'demo/orders-bearer']).ended).exit).toBe(125)
+    expect((await at.start(['run', 'demo/orders-bearer', '--nope', '--', 'true']).ended).exit).toBe(125)
+    at.broker.allowed = () => false
+    const denied = await run(['demo/orders-bearer'], '').ended
+    expect(denied.exit).toBe(125)
+    expect(denied.err).toContain('error[policy_denied]')
+  })
+
+  test('when the second credential fails, the first does not outlive it and the command is not started', async () => {
+    at.broker.faults.push({
+      when: s => s.text.includes('"capability":"demo/legacy"'),
+      times: 1,
+      status: 422,
+      body: { code: 'capability_unknown', detail: 'no such capability' },
+    })
+    const { exit, out } = await run(['demo/orders-bearer', 'demo/legacy'], 'console.log("ran")').ended
+    expect({ exit, out }).toEqual({ exit: 125, out: '' })
+    expect(states()).toEqual(['cancelled'])
+    expect([...at.broker.credentials.values()].map(c => c.state)).not.toContain('active')
+  })
+})
+
+describe('signals without a terminal', () => {
+  test('kill -9 of the child: the task is completed all the same, exit 137', async () => {
+    const started = run(['db/orders-ro'], STAYS())
+    await ready(started)
+    process.kill(childPid(started), 'SIGKILL')
+    expect((await started.ended).exit).toBe(137)
+    expect(states()).toEqual(['completed'])
+    expect(tasks()[0]?.outcome).toBe('signal SIGKILL')
+    expect([...at.broker.credentials.values()].map(c => c.state)).toEqual(['revoked'])
+  })
+
+  test.each([
+    ['SIGTERM', 143],
+    ['SIGINT', 130],
+    ['SIGHUP', 129],
+  ] as const)('%s is forwarded once; then completed, exit %i', async (signal, exit) => {
+    const started = run(
+      ['demo/orders-bearer'],
+      `process.on('${signal}', () => { console.log('got'); setTimeout(() => process.exit(0), 200) });console.log('READY', process.pid);setInterval(() => {}, 1000)`,
+    )
+    await ready(started)
+    process.kill(started.pid, signal)
+    const told = await started.ended
+    expect(told.exit).toBe(exit)
+    expect(told.out.match(/got/g)).toHaveLength(1)
+    expect(states()).toEqual(['completed'])
+  })
+
+  test('a child that ignores SIGTERM is killed after the grace, and the task is completed', async () => {
+    const started = run(['demo/orders-bearer', '--grace', '1s'], STAYS('SIGTERM'))
+    await ready(started)
+    const began = performance.now()
+    process.kill(started.pid, 'SIGTERM')
+    const told = await started.ended
+    expect(told.exit).toBe(143)
+    expect(performance.now() - began).toBeGreaterThan(900)
+    expect(told.out).toContain('got SIGTERM')
+    expect(tasks()[0]?.outcome).toBe('signal SIGKILL')
+  })
+
+  test('SIGINT twice: the second does not wait for the grace', async () => {
+    const started = run(['demo/orders-bearer', '--grace', '60s'], STAYS('SIGINT'))
+    await ready(started)
+    process.kill(started.pid, 'SIGINT')
+    await until(() => started.out().includes('got SIGINT'))
+    process.kill(started.pid, 'SIGINT')
+    const told = await started.ended
+    expect(told.exit).toBe(130)
+    expect(told.out.match(/got SIGINT/g)).toHaveLength(1)
+    expect(states()).toEqual(['completed'])
+  })
+
+  test('SIGUSR1 and SIGUSR2 pass through and end nothing', async () => {
+    const started = run(['demo/orders-bearer'], STAYS('SIGUSR1', 'SIGUSR2'))
+    await ready(started)
+    process.kill(started.pid, 'SIGUSR2')
+    process.kill(started.pid, 'SIGUSR1')
+    await until(() => started.out().includes('got SIGUSR2') && started.out().includes('got SIGUSR1'))
+    expect(states()).toEqual(['open'])
+    process.kill(childPid(started), 'SIGKILL')
+    await started.ended
+    expect(started.err()).not.toContain('Debugger')
+  })
+
+  test('SIGTERM while the task is being opened: nothing is started, what was opened is ended', async () => {
+    at.broker.faults.push({
+      when: s => s.path.endsWith('/credentials') && s.method === 'POST',
+      times: 9,
+      status: 503,
+      headers: { 'Retry-After': '5' },
+      body: { code: 'unavailable', detail: 'later' },
+    })
+    const started = run(['demo/orders-bearer'], 'console.log("ran")')
+    await until(() => at.broker.seen.some(s => s.path.endsWith('/credentials')))
+    process.kill(started.pid, 'SIGTERM')
+    expect(await started.ended).toMatchObject({ exit: 143, out: '' })
+    expect(states()).toEqual(['cancelled'])
+  })
+
+  test('kill -9 of run itself: nothing is completed, and no heartbeat comes any more', async () => {
+    const started = run(['demo/orders-bearer', '--heartbeat', '1s'], STAYS())
+    await ready(started)
+    await until(() => (tasks()[0]?.beats ?? 0) > 0)
+    process.kill(started.pid, 'SIGKILL')
+    await until(() => started.child.signalCode === 'SIGKILL')
+    const beats = tasks()[0]?.beats
+    await new Promise(resolve => setTimeout(resolve, 1_500))
+    expect(tasks()[0]?.beats).toBe(beats)
+    expect(states()).toEqual(['open'])
+    process.kill(childPid(started), 'SIGKILL')
+  })
+})
+
+describe('a task that is ended from outside', () => {
+  const started = async (...flags: string[]) => {
+    const s = run(['db/orders-ro', '--heartbeat', '1s', ...flags], STAYS('SIGTERM'))
+    await ready(s)
+    at.broker.revokeTask(tasks()[0]?.view.id as string, 'risk_signal')
+    return s
+  }
+
+  test('kill (default): SIGTERM, then SIGKILL, and the reason is told', async () => {
+    const { exit, out, err } = await (await started('--grace', '1s')).ended
+    expect(exit).toBe(137)
+    expect(out).toContain('got SIGTERM')
+    expect(err).toContain('the task was ended (risk_signal), its credentials are refused from now on; the command is stopped')
+    expect(err).toMatch(/task revoked after \d+ s: confirmed dead before/)
+  })
+
+  test('signal: told once, and left alone', async () => {
+    const s = await started('--on-revoke', 'signal', '--grace', '1s')
+    await until(() => s.out().includes('got SIGTERM'))
+    await new Promise(resolve => setTimeout(resolve, 1_500))
+    expect(s.child.exitCode).toBe(null)
+    process.kill(childPid(s), 'SIGKILL')
+    await s.ended
+  })
+
+  test('warn: only told', async () => {
+    const s = await started('--on-revoke=warn')
+    await until(() => s.err().includes('the command goes on without'))
+    expect(s.out()).not.toContain('got SIGTERM')
+    process.kill(childPid(s), 'SIGKILL')
+    await s.ended
+  })
+})
+
+describe('a broker that is away', () => {
+  test('missed heartbeats are told once and end nothing; so is the return', async () => {
+    const fault = { when: (s: { path: string }) => s.path.endsWith('/heartbeat'), times: 4, status: 503, body: { code: 'unavailable', detail: 'later' } }
+    at.broker.faults.push(fault)
+    const s = run(['demo/orders-bearer', '--heartbeat', '1s'], STAYS())
+    await ready(s)
+    await until(() => s.err().includes('the broker hears us again'), 15_000)
+    expect(s.err().match(/did not hear us/g)).toHaveLength(1)
+    process.kill(childPid(s), 'SIGKILL')
+    await s.ended
+  })
+
+  test("when completion cannot be told, the child's exit code stands and the text says what ends the task", async () => {
+    at.broker.faults.push({ when: s => s.path.endsWith('/complete'), times: 99, status: 403, body: { code: 'forbidden', detail: 'no' } })
+    const { exit, err } = await run(['demo/orders-bearer'], 'process.exit(3)').ended
+    expect(exit).toBe(3)
+    expect(err).toContain('without a heartbeat the broker ends the task within 45 s')
+  })
+
+  test('not seen dead in time is not called dead', async () => {
+    at.broker.deadAfterMs = null
+    const { err } = await run(['db/orders-ro'], '').ended
+    expect(err).toMatch(/task completed after \d+ s: refused at once, crd_\w+ not yet confirmed dead \(revoking\)/)
+  }, 30_000)
+})
+
+describe('--json', () => {
+  test('events on stderr, one object a line; stdout stays the child’s', async () => {
+    const { out, err } = await run(['db/orders-ro', '--json'], 'console.log("mine")').ended
+    expect(out).toBe('mine\n')
+    expect(
+      err
+        .trim()
+        .split('\n')
+        .map(line => JSON.parse(line)),
+    ).toMatchObject([
+      { event: 'issued', capability: 'db/orders-ro', revocation: 'backend' },
+      { event: 'ended', state: 'completed', not_confirmed: [] },
+    ])
+  })
+})
+
+/** util-linux's `script` gives the command a terminal of its own. */
+const hasScript = spawnSync('script', ['--version']).status === 0
+if (!hasScript) process.stderr.write('skipped: signals at a terminal, because `script` (util-linux) is not on the PATH\n')
+
+describe.skipIf(!hasScript)('signals at a terminal', () => {
+  function atTerminal(script: string) {
+    const words = [NODE, ENTRY, 'run', 'demo/orders-bearer', '--id-token-file', at.evidenceFile, '--', NODE, '-e', script]
+    // Without `exec` the shell in between would answer Ctrl-C too.
+    const line = `exec ${words.map(w => `'${w.replaceAll("'", "'\\''")}'`).join(' ')}`
+    const child = spawn('script', ['-qec', line, '/dev/null'], { env: at.env as Record<string, string>, stdio: ['pipe', 'pipe', 'pipe'] })
+    let out = ''
+    child.stdout.on('data', chunk => {
+      out += chunk
+    })
+    return {
+      child,
+      out: () => out,
+      press: (key: string) => child.stdin.write(key),
+      ended: new Promise<number | null>(resolve => child.once('close', code => resolve(code))),
+    }
+  }
+
+  test('Ctrl-C reaches the child once, by the kernel; a child that lives on keeps its task', async () => {
+    const t = atTerminal(STAYS('SIGINT'))
+    await until(() => t.out().includes('READY'), 15_000)
+    t.press('\u0003')
+    await until(() => t.out().includes('got SIGINT'))
+    await new Promise(resolve => setTimeout(resolve, 500))
+    t.press('\u0003')
+    await until(() => (t.out().match(/got SIGINT/g) ?? []).length >= 2)
+    await new Promise(resolve => setTimeout(resolve, 500))
+    expect(t.out().match(/got SIGINT/g)).toHaveLength(2)
+    expect(states()).toEqual(['open'])
+    process.kill(Number(/READY (\d+)/.exec(t.out())?.[1]), 'SIGKILL')
+    expect(await t.ended).toBe(137)
+    expect(states()).toEqual(['completed'])
+  })
+
+  test('Ctrl-C that ends the child completes the task: exit 130', async () => {
+    const t = atTerminal(STAYS())
+    await until(() => t.out().includes('READY'), 15_000)
+    t.press('\u0003')
+    expect(await t.ended).toBe(130)
+    expect(states()).toEqual(['completed'])
+  })
+})
