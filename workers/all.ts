@@ -9,7 +9,8 @@ import type { MemoryQueue } from '../src/queue/memory.js'
 import { serve } from '../src/serve.js'
 import { workQueues } from './queues.js'
 
-const GRACE_MS = 5_000
+/** Everything here is somebody's to end at once: what is in hand, the rows remember. Milliseconds. */
+const GRACE_MS = 1_000
 
 harden()
 const { config } = loadFromProcess({ path: process.argv[2] })
@@ -24,7 +25,7 @@ if (!pool) driveInProcess(app.queue as MemoryQueue)
 function driveInProcess(queue: MemoryQueue): void {
   queue.drive(
     {
-      expire: async () => void (await app.broker.expireDue(AbortSignal.timeout(GRACE_MS))),
+      expire: async () => void (await app.broker.expireDue(AbortSignal.timeout(5_000))),
       destroy: job => app.broker.destroy(job.credential, job.version, AbortSignal.timeout(15_000)),
       signal: async job => void (await app.broker.handleSignal(job.signal)),
     },

@@ -64,7 +64,7 @@ function rootCommand(io: Io): Command {
     .addHelpCommand(new Command('help').argument('[command]').summary('help for a command').description('help for a command').helpGroup('Administer:'))
   program.addHelpText(
     'after',
-    "\nExit: 0 done, 2 usage, 3 not proven, 4 denied, 5 approval needed, 6 unknown or ended, 7 rate limited,\n8 unreachable, 9 degraded, 10 partly done, 11 conflict.\n\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'",
+    "\nExit: 0 done, 2 usage, 3 not proven, 4 denied, 5 approval needed, 6 unknown or ended,\n7 rate limited, 8 unreachable, 9 degraded, 10 partly done, 11 conflict.\n\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'",
   )
   return program
 }

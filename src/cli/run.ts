@@ -38,7 +38,7 @@ export function command(io: Io, words: readonly string[], done: (exit: number) =
   withOutput(withEvidence(withServer(run)))
   run.addHelpText(
     'after',
-    "\nSets PGHOST, PGUSER, ... or CURFEW_TOKEN, and CURFEW_TASK, CURFEW_CREDENTIAL. Exit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'",
+    "\nSets PGHOST, PGUSER, ... or CURFEW_TOKEN, and CURFEW_TASK, CURFEW_CREDENTIAL.\nExit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'",
   )
   return run.action(async (capabilities: string[], flags: Flags) => done(await act(capabilities, flags, words, io)))
 }

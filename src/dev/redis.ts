@@ -9,8 +9,9 @@ import { libraryPath, unpackRedis, versionOf } from './redis-unpack.js'
 
 export interface Redis {
   readonly url: string
-  /** 0 when it is not ours. */
+  /** 0 when it is not ours, as is `pid`. */
   readonly port: number
+  readonly pid: number
   readonly version: string
   /** For people: "REDIS_URL", "PATH", a folder of the cache. */
   readonly origin: string
@@ -31,7 +32,7 @@ export interface RedisOptions {
 
 export async function startRedis(options: RedisOptions): Promise<Redis | Absent> {
   const url = setting('REDIS_URL')
-  if (url && !options.own) return { url, port: 0, version: '', origin: 'REDIS_URL', stop: async () => {} }
+  if (url && !options.own) return { url, port: 0, pid: 0, version: '', origin: 'REDIS_URL', stop: async () => {} }
 
   const found = await findRedis(options.signal)
   if (isAbsent(found)) return found
@@ -65,7 +66,7 @@ export async function startRedis(options: RedisOptions): Promise<Redis | Absent>
     keep: options.keep,
     signal: options.signal,
   })
-  return { url: `redis://:${password}@127.0.0.1:${port}`, port, version, origin: found.origin, mark: child.mark, stop: child.stop }
+  return { url: `redis://:${password}@127.0.0.1:${port}`, port, pid: child.mark.pid, version, origin: found.origin, mark: child.mark, stop: child.stop }
 }
 
 /** In the order of ux.md 4, up to fetching it. */

@@ -1,6 +1,7 @@
 /** Owns the demo's story: each step does the thing, looks whether it happened, and only then says so. */
 import { createHmac } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
 import { type Answer, call, createWorkload } from './workload.js'
 import type { World } from './world.js'
 
@@ -159,9 +160,13 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         await sleep(1_100)
         const { held, id, secret } = await granted('demo/orders-db')
         expect(secret.PGUSER?.startsWith('curfew_crd-') === true, 'the user is named after the credential', Object.keys(secret))
+        const session = world.realDatabase ? await openSession(secret) : null
         const since = performance.now()
         await ci.complete(held)
-        return `${world.databaseKind} engine: confirmed gone ${await confirmed(id, since)} ms`
+        const gone = await confirmed(id, since)
+        if (!session) return `in-memory engine: confirmed gone ${gone} ms`
+        await session.cut
+        return `${session.rows} rows read; session cut, role gone ${gone} ms`
       },
     },
     ...(world.redis
@@ -180,6 +185,23 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         ]
       : []),
   ]
+}
+
+/** As the holder would: logs in, reads, takes the reader's role (which outlives a dropped one), and stays connected. */
+async function openSession(secret: Record<string, string>): Promise<{ rows: number; cut: Promise<void> }> {
+  const client = new pg.Client({ host: secret.PGHOST, port: Number(secret.PGPORT), database: secret.PGDATABASE, user: secret.PGUSER, password: secret.PGPASSWORD, application_name: secret.PGAPPNAME })
+  client.on('error', () => {})
+  await client.connect()
+  const { rows } = await client.query<{ n: number }>('select count(*)::int as n from orders')
+  await client.query('set role app_ro')
+  const cut = new Promise<void>((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Wrong('the open session was not cut')), CONFIRM_MS)
+    client.once('end', () => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
+  return { rows: rows[0]?.n ?? 0, cut }
 }
 
 async function sendSignal(world: World, subject: object): Promise<Answer> {

@@ -7,12 +7,16 @@ import { exportJWK, generateKeyPair, SignJWT } from 'jose'
 import { stringify } from 'yaml'
 import { newId } from '../domain/ids.js'
 import { newOperatorToken } from '../domain/operator-token.js'
-import { inherited, isAbsent, repository } from './find.js'
+import { type Absent, inherited, isAbsent, repository } from './find.js'
 import { type DevIssuer, startIssuer } from './issuer.js'
 import { type OrdersApi, startOrdersApi } from './orders-api.js'
+import { type OrdersTarget, prepareOrders } from './orders-target.js'
 import { freePort } from './ports.js'
+import { startPostgres } from './postgres.js'
 import { type Child, startProcess } from './process.js'
 import { type Redis, startRedis } from './redis.js'
+import { copyStore } from './store-template.js'
+import { startVault } from './vault.js'
 import { call } from './workload.js'
 
 export interface World {
@@ -22,7 +26,8 @@ export interface World {
   readonly redis: Redis | null
   readonly operatorToken: string
   readonly signalSecret: string
-  readonly databaseKind: 'memory'
+  /** Whether the database user is a real one. */
+  readonly realDatabase: boolean
   assertion(): Promise<string>
   close(): Promise<void>
 }
@@ -63,6 +68,7 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
       closing.push(() => redis.stop())
       say('redis', `${redis.version} from ${redis.origin}`)
     }
+    const orders = await findOrders(dir, say, signal, closing)
     const issuer = await startIssuer()
     closing.push(() => issuer.close())
     const agent = await generateKeyPair('ES256', { extractable: true })
@@ -75,11 +81,12 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
     writeFileSync(join(dir, 'policies', 'demo.cedar'), POLICIES)
     writeFileSync(join(dir, 'agent.jwk'), JSON.stringify({ ...(await exportJWK(agent.publicKey)), kid: 'agent-1', alg: 'ES256' }))
     const file = join(dir, 'curfew.yaml')
-    writeFileSync(file, stringify(configOf({ server, port, internal, issuer: issuer.url, redis: !isAbsent(redis) })))
+    writeFileSync(file, stringify(configOf({ server, port, internal, issuer: issuer.url, redis: !isAbsent(redis), orders })))
 
     const operatorToken = newOperatorToken().reveal().token as string
     const operatorFile = join(dir, 'operator')
     writeFileSync(operatorFile, operatorToken, { mode: 0o600 })
+    const store = await copyStore(join(dir, 'store'))
     const broker: Child = await startProcess({
       name: 'broker',
       command: process.execPath,
@@ -90,8 +97,7 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
       signal,
     })
     closing.push(() => broker.stop())
-    say('store', 'PGlite, new directory')
-    say('vault', 'in-memory engine')
+    say('store', `PGlite, new directory (${store === 'copied' ? 'copied from the cache' : 'made, and kept in the cache for the next time'})`)
     say('broker', `${server}, worker in the same process; demo API 127.0.0.1:${apiPort}`)
 
     const api = await startOrdersApi({
@@ -110,7 +116,7 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
       redis: isAbsent(redis) ? null : redis,
       operatorToken,
       signalSecret: secrets.EDR_SECRET,
-      databaseKind: 'memory',
+      realDatabase: orders !== null,
       assertion: () =>
         new SignJWT({ jti: newId('audit') })
           .setProtectedHeader({ alg: 'ES256', typ: 'client-authentication+jwt', kid: 'agent-1' })
@@ -128,7 +134,20 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
   }
 }
 
-function configOf(at: { server: string; port: number; internal: number; issuer: string; redis: boolean }): object {
+/** A real database user needs a Vault and a PostgreSQL server of our own; without them the engine in memory, and the output says which. */
+async function findOrders(dir: string, say: (name: string, text: string) => void, signal: AbortSignal, closing: (() => Promise<void> | void)[]): Promise<OrdersTarget | null> {
+  const [vault, postgres] = await Promise.all([startVault({ dir: join(dir, 'vault'), own: true, signal }), startPostgres({ dir: join(dir, 'target'), database: 'orders', signal })])
+  for (const part of [vault, postgres]) if (!isAbsent(part)) closing.push(() => part.stop())
+  if (isAbsent(vault) || isAbsent(postgres)) {
+    say('vault', `${isAbsent(vault) ? vault.absent : (postgres as Absent).absent}: in-memory engine (npm run real builds a Vault)`)
+    return null
+  }
+  const orders = await prepareOrders({ vault, postgres, dir })
+  say('vault', `${vault.version} from ${vault.origin}, with PostgreSQL ${postgres.version} as its target`)
+  return orders
+}
+
+function configOf(at: { server: string; port: number; internal: number; issuer: string; redis: boolean; orders: OrdersTarget | null }): object {
   return {
     mode: 'dev',
     server: { url: at.server, listen: `127.0.0.1:${at.port}`, internal: `127.0.0.1:${at.internal}` },
@@ -146,8 +165,9 @@ function configOf(at: { server: string; port: number; internal: number; issuer: 
     capabilities: [
       { name: 'demo/orders-ro', summary: 'read the orders over HTTP, with a token bound to your key', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },
       { name: 'demo/orders-bearer', summary: 'read the orders at a server that cannot check a key', engine: 'jwt', audience: 'orders-bearer', scopes: ['orders:read'], intent: 'read' },
-      { name: 'demo/orders-db', summary: 'a database user that reads the orders', engine: 'memory', intent: 'read' },
+      at.orders?.capability('demo/orders-db') ?? { name: 'demo/orders-db', summary: 'a database user that reads the orders', engine: 'memory', intent: 'read' },
     ],
+    ...(at.orders ? { vault: at.orders.vault } : {}),
     policies: { dir: 'policies' },
     signals: {
       sources: [{ name: 'demo-edr', secret: { env: 'EDR_SECRET' }, issuers: ['github', 'agents'] }],

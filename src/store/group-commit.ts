@@ -3,7 +3,7 @@ import type { Credential } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
 import { issueOne, type Recording } from './credentials.js'
 import { issueAll, type Member, type Outcome, type Rooms } from './issue.js'
-import { collided, type Sql } from './sql.js'
+import { type Sql, sqlState } from './sql.js'
 
 /** The longest that the first of a batch waits for company. One flush to disk then pays for all (security.md 3.3). */
 const TICK_MS = 2
@@ -80,8 +80,7 @@ async function commit(sql: Sql, rooms: Rooms, batch: readonly Waiting[]): Promis
   })
 }
 
-/** A collision that outlasted all repeats, or a value that one member brought and no database stores: rolled back for certain. */
+/** A collision that outlasted all repeats, or something that one member brought and no database takes: rolled back for certain. */
 function refusedByDatabase(error: unknown): boolean {
-  if (!(error instanceof CurfewError)) return false
-  return error.code === 'malformed' || collided(error.cause)
+  return error instanceof CurfewError && /^(22|23|40)/.test(sqlState(error.cause) ?? '')
 }

@@ -5,8 +5,9 @@ import type { Secret } from '../domain/secret.js'
 import type { Store } from '../ports.js'
 import { auditLog } from './audit.js'
 import { databaseClock } from './clock.js'
-import { credentialStore } from './credentials.js'
+import { credentialStore, oneByOne } from './credentials.js'
 import { decisionLog } from './decisions.js'
+import { groupCommit } from './group-commit.js'
 import { keyStore } from './keys.js'
 import type { Log } from './log.js'
 import { forgetMarks, replayGuard } from './marks.js'
@@ -91,7 +92,8 @@ export async function storeOver(
   return {
     kind,
     tasks: taskStore(main),
-    credentials: credentialStore(main, deps),
+    // The embedded database has one session and flushes nothing: batches would only wait.
+    credentials: credentialStore(main, deps, kind === 'postgres' ? groupCommit : oneByOne),
     revocations: revocationLog(urgent),
     audit: auditLog(main),
     decisions: decisionLog(main),

@@ -1,0 +1,95 @@
+/** Owns Curfew itself over the real parts: its configuration, and `serve` and `worker` as two processes. */
+import { randomBytes } from 'node:crypto'
+import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
+import { stringify } from 'yaml'
+import { type Absent, inherited, isAbsent, repository } from '../../src/dev/find.js'
+import { writePrivate } from '../../src/dev/folder.js'
+import type { OrdersTarget } from '../../src/dev/orders-target.js'
+import { freePort } from '../../src/dev/ports.js'
+import { startProcess } from '../../src/dev/process.js'
+import type { Spire } from '../../src/dev/spire.js'
+import type { Parts, Say } from './parts.js'
+
+const run = promisify(execFile)
+
+/** The one workload of SPIRE that `up` registers, and nobody else. */
+const POLICIES = `@id("ci-orders")
+@max_ttl("15m")
+permit (
+  principal == Workload::"spiffe://example.org/ci/orders",
+  action == Action::"issue",
+  resource in [Capability::"db/orders-ro", Capability::"demo/orders-ro"]
+)
+when { context.issuer == "mesh" };
+`.replace(
+  / {2}resource in .*\n\)/,
+  `  resource
+)`,
+)
+
+export interface RunningCurfew {
+  /** For the env file. */
+  readonly values: Readonly<Record<string, string>>
+}
+
+export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): Promise<RunningCurfew | Absent> {
+  const { store, redis, spire, orders } = parts
+  for (const part of [store, redis, spire, orders]) if (isAbsent(part)) return { absent: `it needs all parts, and ${part.absent}` }
+  const since = performance.now()
+  const dir = join(parts.dir, 'curfew')
+  const [port, internal] = [await freePort([8787]), await freePort([8786])]
+  const url = `http://127.0.0.1:${port}`
+  const secret = secretsIn(dir)
+  const config = join(dir, 'curfew.yaml')
+  mkdirSync(join(dir, 'policies'), { recursive: true })
+  copyFileSync(join(repository(), 'config', 'policies', 'schema.cedarschema'), join(dir, 'policies', 'schema.cedarschema'))
+  writeFileSync(join(dir, 'policies', 'real.cedar'), POLICIES)
+  const ordersSecret = randomBytes(18).toString('base64url')
+  writeFileSync(
+    config,
+    stringify({
+      mode: 'dev',
+      server: { url, listen: `127.0.0.1:${port}`, internal: `127.0.0.1:${internal}` },
+      store: { kind: 'postgres', url: secret('database-url', (store as { url: string }).url) },
+      queue: { kind: 'redis', url: secret('redis-url', (redis as { url: string }).url) },
+      signer: { kind: 'sealed', masterKey: secret('master-key', randomBytes(32).toString('base64')), publishAheadSeconds: 0 },
+      vault: (orders as OrdersTarget).vault,
+      issuers: [mesh(spire as Spire)],
+      audiences: [{ name: 'orders', uri: 'https://orders.example/', secret: secret('orders-secret', ordersSecret) }],
+      capabilities: [
+        (orders as OrdersTarget).capability('db/orders-ro'),
+        { name: 'demo/orders-ro', summary: 'read orders over HTTP', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },
+      ],
+      policies: { dir: 'policies' },
+    }),
+  )
+  const operatorFile = join(dir, 'operator.token')
+  const cli = (...args: string[]) => run(process.execPath, [join(repository(), 'bin', 'curfew'), ...args, '--config', config], { env: inherited(), signal })
+  await cli('migrate')
+  await cli('operator', 'add', 'real', '--role', 'admin', '--token-file', operatorFile)
+
+  // Their entry files and not `curfew serve`, which would be one process more in between.
+  const entry = (name: string, file: string, ready: (signal: AbortSignal) => Promise<boolean>) =>
+    startProcess({
+      name,
+      command: process.execPath,
+      args: ['--disable-proto=delete', join(repository(), 'dist', file), config],
+      dir,
+      ready,
+      stopWithinMs: 20_000,
+      keep: true,
+      signal,
+    }).then(child => {
+      parts.state.processes.push(child.mark)
+      return child
+    })
+  const api = await entry('serve', 'src/main.js', async asked => (await fetch(`${url}/readyz`, { signal: asked })).ok)
+  const worker = await entry('worker', 'workers/main.js', async () => saysWorking(join(dir, 'worker.log')))
+  say('curfew', `${url}, serve ${api.mark.pid}, worker ${worker.mark.pid}, ${((performance.now() - since) / 1000).toFixed(1)} s`)
+  return {
+    values: { CURFEW_URL: url, CURFEW_INTERNAL_URL: `http://127.0.0.1:${internal}`, CURFEW_CONFIG: config, CURFEW_OPERATOR_TOKEN_FILE: operatorFile, ORDERS_SECRET: ordersSecret },
+  }
+}

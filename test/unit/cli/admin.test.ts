@@ -1,0 +1,206 @@
+/** `operator`, `keys`, `migrate`, `config`, `doctor`: administrators' commands on a store of their own; and the processes that are only started. */
+import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { exportJWK, generateKeyPair } from 'jose'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { stringify } from 'yaml'
+import { run } from '../../../src/cli/program.js'
+import { looksLikeOperatorToken } from '../../../src/domain/operator-token.js'
+import { ENTRY, until } from './desk.js'
+
+let home: string
+const file = () => join(home, 'curfew.yaml')
+const masterKey = randomBytes(32).toString('base64')
+
+async function type(...argv: string[]) {
+  let out = ''
+  let err = ''
+  const exit = await run(argv, {
+    env: { MASTER_KEY: masterKey },
+    out: t => {
+      out += t
+    },
+    err: t => {
+      err += t
+    },
+    colour: false,
+  })
+  return { exit, out, err }
+}
+
+beforeAll(async () => {
+  home = mkdtempSync(join(tmpdir(), 'curfew-admin-'))
+  mkdirSync(join(home, 'policies'))
+  copyFileSync(new URL('../../../config/policies/schema.cedarschema', import.meta.url), join(home, 'policies', 'schema.cedarschema'))
+  writeFileSync(
+    join(home, 'policies', 'a.cedar'),
+    '@id("reporter")\npermit(principal, action == Action::"issue", resource == Capability::"demo/orders-bearer")\nwhen { context.issuer == "agents" && context has registered && context.registered.agent == "reporter" };\n',
+  )
+  const { publicKey } = await generateKeyPair('ES256', { extractable: true })
+  writeFileSync(join(home, 'agent.jwk'), JSON.stringify(await exportJWK(publicKey)))
+  writeFileSync(
+    file(),
+    stringify({
+      mode: 'dev',
+      server: { url: 'http://127.0.0.1:8787', listen: '127.0.0.1:0', internal: '127.0.0.1:0' },
+      store: { kind: 'pglite', dir: 'data' },
+      queue: { kind: 'memory' },
+      signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 600 },
+      issuers: [{ name: 'agents', kind: 'registered', agents: [{ name: 'reporter', owner: '@data', key: { file: 'agent.jwk' } }] }],
+      audiences: [{ name: 'legacy', uri: 'https://legacy.example/', senderConstrained: false }],
+      capabilities: [{ name: 'demo/orders-bearer', summary: 'orders', engine: 'jwt', audience: 'legacy', intent: 'read' }],
+      policies: { dir: 'policies' },
+    }),
+  )
+}, 60_000)
+afterAll(() => rmSync(home, { recursive: true, force: true }))
+
+const on = (...argv: string[]) => type(...argv, '--config', file())
+
+describe('on an embedded store', { timeout: 60_000 }, () => {
+  test('migrate applies once', async () => {
+    const first = await on('migrate', '--json')
+    expect(first.exit).toBe(0)
+    expect((JSON.parse(first.out) as { applied: string[] }).applied[0]).toMatch(/^0001_/)
+    const again = await on('migrate')
+    expect(again).toMatchObject({ exit: 0, out: '' })
+    expect(again.err).toContain('nothing to do')
+  })
+
+  test('operator add prints the token once; the store keeps no trace of it; disable refuses it', async () => {
+    const { exit, out, err } = await on('operator', 'add', 'dana', '--role', 'responder')
+    expect(exit).toBe(0)
+    const token = out.trim()
+    expect(looksLikeOperatorToken(token)).toBe(true)
+    expect(err).toMatch(/^opr_\w+ dana, responder: this token is not shown again\n$/)
+    const listed = await on('operator', 'list')
+    expect(listed.out).toMatch(/^ID +NAME +ROLE +CREATED +DISABLED\nopr_\w+ +dana +responder /)
+    expect(listed.out + listed.err).not.toContain(token)
+
+    const twice = await on('operator', 'add', 'dana', '--role', 'admin')
+    expect(twice).toMatchObject({ exit: 11, out: '' })
+    expect((await on('operator', 'disable', 'dana')).exit).toBe(0)
+    expect(JSON.parse((await on('operator', 'list', '--json')).out)).toMatchObject([{ name: 'dana', disabled_at: expect.any(String) }])
+    expect((await on('operator', 'disable', 'nobody')).exit).toBe(6)
+  })
+
+  test('a token file is new, 0600, and gone again when nobody was added', async () => {
+    const path = join(home, 'kim.token')
+    const { exit, out } = await on('operator', 'add', 'kim', '--role', 'admin', '--token-file', path)
+    expect({ exit, out }).toEqual({ exit: 0, out: '' })
+    expect(looksLikeOperatorToken(readFileSync(path, 'utf8').trim())).toBe(true)
+    expect(statSync(path).mode & 0o777).toBe(0o600)
+    expect((await on('operator', 'add', 'lee', '--role', 'admin', '--token-file', path)).exit).toBe(2)
+    const other = join(home, 'kim2.token')
+    expect((await on('operator', 'add', 'kim', '--role', 'admin', '--token-file', other)).exit).toBe(11)
+    expect(existsSync(other)).toBe(false)
+  })
+
+  test('keys: none, then the first of each kind and its next; a second rotation starts nothing', async () => {
+    expect((await on('keys', 'list')).err).toContain('none yet')
+    const rotated = await on('keys', 'rotate', '--class', 'access', '--json')
+    expect(rotated.exit).toBe(0)
+    expect(JSON.parse(rotated.out)).toMatchObject([
+      { class: 'access', alg: 'ES256', state: 'next' },
+      { class: 'access', alg: 'RS256', state: 'next' },
+    ])
+    const kids = (await on('keys', 'rotate', '--class', 'access', '-o', 'name')).out
+    expect(kids).toBe((JSON.parse(rotated.out) as { kid: string }[]).map(k => `${k.kid}\n`).join(''))
+    const all = await on('keys', 'list')
+    expect(all.out.match(/current/g)).toHaveLength(3)
+    expect(all.out.match(/next/g)).toHaveLength(2)
+  })
+
+  test('config check and show; secrets stay hidden', async () => {
+    expect((await on('config', 'check')).err).toMatch(/^ok +\S+curfew.yaml: 1 trust issuers, 1 capabilities, policies pol_\w+\n$/)
+    const { out } = await on('config', 'show', '--origin')
+    expect(out).toMatch(/store\.kind +file +"pglite"/)
+    expect(out).toMatch(/tasks\.heartbeatSeconds +default +15/)
+    expect(out).toMatch(/signer\.masterKey +file +\[secret\]/)
+    expect(out).not.toContain(masterKey)
+    expect(JSON.parse((await on('config', 'show', '--json')).out)).toContainEqual({ path: 'mode', value: 'dev', origin: 'file' })
+  })
+
+  test('a configuration with faults is exit 2, each by its path', async () => {
+    const bad = join(home, 'bad.yaml')
+    writeFileSync(bad, readFileSync(file(), 'utf8').replace('intent: read', 'intnet: read'))
+    const { exit, err } = await type('config', 'check', '--config', bad)
+    expect(exit).toBe(2)
+    expect(err).toContain('capabilities.0.intnet: is no setting; did you mean intent?')
+    expect((await type('config', 'check', '--config', join(home, 'none.yaml'))).exit).toBe(2)
+  })
+
+  test('a policy that does not compile is a fault of the configuration', async () => {
+    const broken = join(home, 'policies', 'b.cedar')
+    writeFileSync(broken, 'permit(principal, action')
+    expect((await on('config', 'check')).exit).toBe(2)
+    rmSync(broken)
+  })
+
+  test('doctor: one line a check, remedies under warnings, exit 0 without a failure', async () => {
+    const { exit, out, err } = await on('doctor')
+    expect(exit).toBe(0)
+    expect(out).toMatch(/^ok {4}node {7}Node \d+/m)
+    expect(out).toMatch(/^ok {4}store {6}pglite, answers in \d+ ms, migrations are ours$/m)
+    expect(out).toMatch(/^ok {4}clock/m)
+    expect(out).toMatch(/^ok {4}keys {7}3 sign, the oldest for 0 days/m)
+    expect(out).toMatch(/^ok {4}work {7}overdue 0 s, stuck 0/m)
+    expect(out).toMatch(/^warn {2}store {6}embedded.*\n {6}fix: set store.kind: postgres$/m)
+    expect(err).toMatch(/^\d warnings, 0 failures: exit 0\n$/)
+    const rows = JSON.parse((await on('doctor', '--json')).out) as { verdict: string }[]
+    expect(rows.every(r => ['ok', 'warn', 'FAIL'].includes(r.verdict))).toBe(true)
+  })
+
+  test('doctor: another master key than the one the store was made with is a failure, exit 9', async () => {
+    const other = join(home, 'other.yaml')
+    const path = join(home, 'other.key')
+    writeFileSync(path, randomBytes(32).toString('base64'))
+    writeFileSync(other, readFileSync(file(), 'utf8').replace('env: MASTER_KEY', `file: ${path}`))
+    const { exit, out } = await type('doctor', '--config', other)
+    expect(exit).toBe(9)
+    expect(out).toMatch(/^FAIL {2}keys.*\n {6}fix: use the master key/m)
+  })
+
+  test('doctor: without a configuration it says so and stops', async () => {
+    const { exit, out } = await type('doctor', '--config', join(home, 'none.yaml'))
+    expect(exit).toBe(9)
+    expect(out).toMatch(/^FAIL {2}config.*\n {6}fix: write one from config\/curfew.example.yaml/m)
+  })
+
+  test('doctor: a Redis that does not answer is a failure with what it means, not a hang', async () => {
+    const other = join(home, 'redis.yaml')
+    writeFileSync(other, readFileSync(file(), 'utf8').replace(/queue:\n {2}kind: memory/, 'queue:\n  kind: redis\n  url: { file: redis.url }'))
+    writeFileSync(join(home, 'redis.url'), 'redis://:canary-pw@127.0.0.1:1')
+    const { exit, out, err } = await type('doctor', '--config', other)
+    expect(exit).toBe(9)
+    expect(out).toMatch(/^FAIL {2}redis {6}does not answer/m)
+    expect(out + err).not.toContain('canary-pw')
+  })
+})
+
+describe('processes that are only started', () => {
+  test('signals and exit code pass through', async () => {
+    const child = join(home, 'entry.mjs')
+    const parent = join(home, 'parent.mjs')
+    writeFileSync(
+      child,
+      "process.on('SIGTERM', () => { console.log('got', process.argv[2]); process.exit(42) }); console.log('READY'); setInterval(() => {}, 1000)",
+    )
+    writeFileSync(
+      parent,
+      `const { passThrough } = await import(${JSON.stringify(join(ENTRY, '..', 'child.js'))}); process.exitCode = await passThrough(${JSON.stringify(child)}, ['word'], process.env)`,
+    )
+    const started = spawn(process.execPath, [parent], { stdio: ['ignore', 'pipe', 'inherit'], detached: true })
+    let out = ''
+    started.stdout.on('data', chunk => {
+      out += chunk
+    })
+    await until(() => out.includes('READY'))
+    process.kill(started.pid as number, 'SIGTERM')
+    expect(await new Promise(resolve => started.once('close', resolve))).toBe(42)
+    expect(out).toContain('got word')
+  })
+})
