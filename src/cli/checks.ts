@@ -193,7 +193,7 @@ async function roleStatements(config: Config, mount: string, role: string, token
     .filter(s => typeof s === 'string')
     .join('\n')
     .toLowerCase()
-  const fix = `vault write ${mount}/roles/${role} revocation_statements=@FILE with the template of docs (NOLOGIN, terminate, reassign or drop owned, drop role)`
+  const fix = `vault write ${mount}/roles/${role} revocation_statements=@config/vault/revoke.sql`
   if (text.trim() === '') return { verdict: 'FAIL', area: 'vault', detail: `role ${role} uses default revocation statements: open sessions survive`, fix }
   if (!text.includes('pg_terminate_backend')) return { verdict: 'FAIL', area: 'vault', detail: `role ${role} does not terminate open sessions`, fix }
   return { verdict: 'ok', area: 'vault', detail: `role ${role} ends open sessions` }

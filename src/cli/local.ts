@@ -40,10 +40,15 @@ export async function openLocal(config: Config, print: Printer): Promise<LocalSt
     })
   const log = quietLog(print)
   const [{ openStore }, { sealDigest }] = await Promise.all([import('../store/open.js'), import('../signers/sealed.js')])
-  const wrapper = await wrapperOf(config, print)
-  const seal = await sealDigest(wrapper)
-  const store = await openStore(config.store, { migrationsDir: migrationsDir(), sealDigest: seal, log })
-  return { store, wrapper, sealDigest: seal, close: () => store.close() }
+  const { wrapper, close } = await wrapperOf(config, print)
+  try {
+    const seal = await sealDigest(wrapper)
+    const store = await openStore(config.store, { migrationsDir: migrationsDir(), sealDigest: seal, log })
+    return { store, wrapper, sealDigest: seal, close: async () => void (await Promise.all([store.close(), close()])) }
+  } catch (error) {
+    await close()
+    throw error
+  }
 }
 
 /** Connects without looking at the schema: it may be what has to be mended. */
@@ -53,14 +58,15 @@ export async function connectLocal(config: Config, print: Printer): Promise<Conn
   return connect(config.store, quietLog(print))
 }
 
-async function wrapperOf(config: Config, print: Printer): Promise<DataKeyWrapper> {
+async function wrapperOf(config: Config, print: Printer): Promise<{ wrapper: DataKeyWrapper; close(): Promise<void> }> {
   switch (config.signer.kind) {
     case 'sealed':
-      return (await import('../signers/sealed.js')).masterKeyWrapper(config.signer.masterKey)
+      return { wrapper: (await import('../signers/sealed.js')).masterKeyWrapper(config.signer.masterKey), close: async () => {} }
     case 'transit': {
       if (!config.vault) throw new TypeError('the schema demands vault for transit')
       const [{ createVault }, { transitWrapper }] = await Promise.all([import('../clients/vault.js'), import('../signers/transit.js')])
-      return transitWrapper(createVault(config.vault, 'issuer', { log: quietLog(print) }).transit(config.signer.mount, config.signer.key))
+      const vault = createVault(config.vault, 'issuer', { log: quietLog(print) })
+      return { wrapper: transitWrapper(vault.transit(config.signer.mount, config.signer.key)), close: () => vault.close() }
     }
     default:
       return config.signer satisfies never

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { type Absent, isAbsent } from '../../src/dev/find.js'
 import { type OrdersTarget, prepareOrders } from '../../src/dev/orders-target.js'
 import { type Postgres, startPostgres } from '../../src/dev/postgres.js'
+import type { ProcessMark } from '../../src/dev/process.js'
 import { type Redis, startRedis } from '../../src/dev/redis.js'
 import { type Spire, startSpire } from '../../src/dev/spire.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
@@ -43,10 +44,9 @@ export async function startParts(dir: string, say: Say, signal: AbortSignal): Pr
     if (!part.data.startsWith(dir)) state.folders.push(dirname(part.data))
     return part
   }
-  const marked = async <T extends { version: string; mark?: { readonly pid: number } }>(name: string, start: Promise<T | Absent>) => {
+  const marked = async <T extends { version: string; mark?: ProcessMark }>(name: string, start: Promise<T | Absent>) => {
     const part = await timed(name, start)
-    const mark = !isAbsent(part) && (part as { mark?: State['processes'][number] }).mark
-    if (mark) state.processes.push(mark)
+    if (!isAbsent(part) && part.mark) state.processes.push(part.mark)
     return part
   }
   const spires = async () => {
