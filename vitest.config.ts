@@ -1,9 +1,9 @@
 import { defineConfig } from 'vitest/config'
 
-/** One project a suite, so that each can be run, counted and reported alone. */
 /** What production reads compiled, tests read as it is written. */
 const alias = { '#failpoint': new URL('./src/failpoint.ts', import.meta.url).pathname }
 
+/** One project a suite, so that each can be run, counted and reported alone. */
 const suite = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
   resolve: { alias },
   test: { name, include, environment: 'node' as const, testTimeout: 20_000, hookTimeout: 60_000, ...extra },
@@ -11,6 +11,9 @@ const suite = (name: string, include: string[], extra: Record<string, unknown> =
 
 export default defineConfig({
   test: {
+    // A machine-readable count beside the one for people: what decides whether a change lands adds the suites up.
+    reporters: process.env.CURFEW_REPORT ? ['default', 'json'] : ['default'],
+    ...(process.env.CURFEW_REPORT ? { outputFile: { json: process.env.CURFEW_REPORT } } : {}),
     projects: [
       suite('unit', ['test/*.test.ts', 'test/unit/**/*.test.ts']),
       suite('http', ['test/http/**/*.test.ts']),

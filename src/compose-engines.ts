@@ -83,7 +83,8 @@ async function composeVaultDatabase(config: Config, deps: EngineDeps) {
         paths: [...parameters].flatMap(([capability, read]) => (read.success ? [{ capability, mount: read.data.mount, role: read.data.role }] : [])),
       })
     : null
-  if (!upstream) deps.log.warn({}, 'vault.reconciler is not configured: orphans upstream are not looked for, and a read in flight at a crash waits for a person')
+  if (!upstream)
+    deps.log.warn({}, 'vault.reconciler is not configured: orphans upstream are not looked for, and a read in flight at a crash waits for a person')
   const engine = vaultDatabaseEngine({
     issuer,
     revoker,

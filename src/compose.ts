@@ -7,20 +7,20 @@ import { spiffeAttestor } from './attestors/spiffe.js'
 import { type Broker, createBroker } from './broker/broker.js'
 import type { BrokerDeps, Log } from './broker/deps.js'
 import { createOutbound } from './clients/outbound.js'
+import { composeEngines } from './compose-engines.js'
+import { composeQueue } from './compose-queue.js'
 import { toAudiences, toCapabilities } from './config.js'
 import type { Config, IssuerConfig } from './config-schema.js'
 import type { Audience } from './domain/capability.js'
 import type { CredentialId } from './domain/ids.js'
 import type { Secret } from './domain/secret.js'
-import { composeEngines } from './compose-engines.js'
 import { createLog, type Logger } from './log.js'
 import { createMetrics, type Metrics } from './metrics.js'
 import { cedarPolicy } from './policy/cedar.js'
 import type { Attestor, JobQueue, RevocationPublisher, Store } from './ports.js'
-import { composeQueue } from './compose-queue.js'
+import { type LoadedSigner, openRing } from './signers/key-ring.js'
 import { masterKeyWrapper, sealDigest } from './signers/sealed.js'
 import { transitWrapper } from './signers/transit.js'
-import { type LoadedSigner, openRing } from './signers/key-ring.js'
 import { openStore } from './store/open.js'
 
 export interface App {
@@ -70,11 +70,23 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
     closing.push(() => signer.close())
 
     const capabilities = toCapabilities(config)
-    const policy = await cedarPolicy({ dir: config.policies.dir, capabilities, issuers: config.issuers.map(i => i.name), genericClaims: genericClaims(config.issuers), log })
+    const policy = await cedarPolicy({
+      dir: config.policies.dir,
+      capabilities,
+      issuers: config.issuers.map(i => i.name),
+      genericClaims: genericClaims(config.issuers),
+      log,
+    })
     const { queue, publisher, close: closeQueue } = await composeQueue(config, log)
     closing.push(closeQueue)
     const isLive = async (id: CredentialId) => (await store.credentials.live(id)) !== null
-    const { engines, reconcilables, close } = await composeEngines(config, { signer, isLive, leaseOwners: ids => store.credentials.leaseOwners(ids), clock: store.clock, log })
+    const { engines, reconcilables, close } = await composeEngines(config, {
+      signer,
+      isLive,
+      leaseOwners: ids => store.credentials.leaseOwners(ids),
+      clock: store.clock,
+      log,
+    })
     closing.push(close)
     for (const [i, c] of capabilities.entries()) named(`capabilities.${i}.parameters`, () => engines.get(c.engine)?.check(c.parameters))
 

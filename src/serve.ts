@@ -30,7 +30,11 @@ export function doorsOf(app: App): Doors {
 export async function serve(app: App): Promise<Serving> {
   const doors = doorsOf(app)
   const api: Listener = await listen(createApp(doors), app.config.server.listen, app.config.server.maxConnections)
-  const inner: Listener = await listen(createInternalApp(doors, () => app.metrics.text(app.store)), app.config.server.internal, 100)
+  const inner: Listener = await listen(
+    createInternalApp(doors, () => app.metrics.text(app.store)),
+    app.config.server.internal,
+    100,
+  )
   const loops: Loops = startLoops(app.broker, app.config.timers, app.log)
   app.log.info({ address: api.address, internal: inner.address, store: app.store.kind, policy: app.deps.policy.digest }, 'serving')
   return {

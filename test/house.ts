@@ -1,6 +1,7 @@
 /** Owns the house that tests live in: the real composition over a store in memory, with hands on time, jobs and the target. */
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+
 import { createHmac, randomBytes } from 'node:crypto'
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Express } from 'express'
@@ -86,13 +87,18 @@ export interface House {
   close(): Promise<void>
 }
 
-export async function makeHouse(options: { capabilities?: Record<string, unknown>[]; policies?: string; more?: Record<string, unknown>; alsoAllow?: string[] } = {}): Promise<House> {
+export async function makeHouse(
+  options: { capabilities?: Record<string, unknown>[]; policies?: string; more?: Record<string, unknown>; alsoAllow?: string[] } = {},
+): Promise<House> {
   const dir = mkdtempSync(join(tmpdir(), 'curfew-house-'))
   const github = await keyedIssuer('RS256', 'gh-1')
   const agent = await keyedIssuer('ES256', 'agent-1')
   mkdirSync(join(dir, 'policies'))
   copyFileSync(new URL('../config/policies/schema.cedarschema', import.meta.url), join(dir, 'policies', 'schema.cedarschema'))
-  writeFileSync(join(dir, 'policies', 'house.cedar'), (options.policies ?? POLICIES) + (options.alsoAllow ?? []).map((c, i) => CI_RULE(`also-${i}`, c)).join(''))
+  writeFileSync(
+    join(dir, 'policies', 'house.cedar'),
+    (options.policies ?? POLICIES) + (options.alsoAllow ?? []).map((c, i) => CI_RULE(`also-${i}`, c)).join(''),
+  )
   writeFileSync(join(dir, 'github.jwks'), JSON.stringify({ keys: [github.jwk] }))
   writeFileSync(join(dir, 'agent.jwk'), JSON.stringify(agent.jwk))
   writeFileSync(join(dir, 'curfew.yaml'), stringify({ ...configOf(options.capabilities ?? []), ...options.more }))
@@ -103,11 +109,15 @@ export async function makeHouse(options: { capabilities?: Record<string, unknown
   const connections = await connect({ kind: 'memory' }, log)
   const migrations = await readMigrations(MIGRATIONS)
   await migrate(connections.main, migrations)
-  const app = await compose(config, { log, store: sealDigest => storeOver(connections, 'memory', { sealDigest, log }, () => checkMigrations(connections.main, migrations)) })
+  const app = await compose(config, {
+    log,
+    store: sealDigest => storeOver(connections, 'memory', { sealDigest, log }, () => checkMigrations(connections.main, migrations)),
+  })
   const queue = app.queue as MemoryQueue
   const handlers = {
     expire: async () => void (await app.broker.expireDue(AbortSignal.timeout(10_000))),
-    destroy: (job: { credential: Parameters<typeof app.broker.destroy>[0]; version: number }) => app.broker.destroy(job.credential, job.version, AbortSignal.timeout(10_000)),
+    destroy: (job: { credential: Parameters<typeof app.broker.destroy>[0]; version: number }) =>
+      app.broker.destroy(job.credential, job.version, AbortSignal.timeout(10_000)),
     signal: async (job: { signal: Parameters<typeof app.broker.handleSignal>[0] }) => void (await app.broker.handleSignal(job.signal)),
   }
   let ahead = 0
@@ -149,16 +159,28 @@ export async function makeHouse(options: { capabilities?: Record<string, unknown
       }),
     agentAssertion: (claims = {}) =>
       agent.mint(
-        { iss: 'registered:agents:reporter', sub: 'registered:agents:reporter', aud: SERVER, jti: randomBytes(12).toString('hex'), iat: now(), exp: now() + 60, ...claims },
+        {
+          iss: 'registered:agents:reporter',
+          sub: 'registered:agents:reporter',
+          aud: SERVER,
+          jti: randomBytes(12).toString('hex'),
+          iat: now(),
+          exp: now() + 60,
+          ...claims,
+        },
         { typ: 'client-authentication+jwt' },
       ),
     async operator(role) {
       const token = newOperatorToken()
       const text = token.reveal().token as string
-      await app.store.operators.add({ id: newId('operator'), name: `${role}-${randomBytes(3).toString('hex')}`, role }, app.sealDigest(operatorTokenDigest(text)), {
-        requestId: null,
-        actor: { kind: 'broker', id: 'test' },
-      })
+      await app.store.operators.add(
+        { id: newId('operator'), name: `${role}-${randomBytes(3).toString('hex')}`, role },
+        app.sealDigest(operatorTokenDigest(text)),
+        {
+          requestId: null,
+          actor: { kind: 'broker', id: 'test' },
+        },
+      )
       return text
     },
     signal(body, { at = now(), secret = EDR_SECRET } = {}) {
@@ -172,7 +194,9 @@ export async function makeHouse(options: { capabilities?: Record<string, unknown
     sweep: () => app.broker.sweep(AbortSignal.timeout(30_000)),
     async advance(seconds) {
       ahead += seconds
-      await connections.main.query(`create or replace function curfew.now() returns timestamptz language sql volatile as 'select clock_timestamp() + make_interval(secs => ${ahead})'`)
+      await connections.main.query(
+        `create or replace function curfew.now() returns timestamptz language sql volatile as 'select clock_timestamp() + make_interval(secs => ${ahead})'`,
+      )
       await app.store.ping()
     },
     audits: kind => app.store.audit.list({ limit: 200, ...(kind ? { kind: kind as 'request.refused' } : {}) }),
@@ -191,7 +215,17 @@ function configOf(more: Record<string, unknown>[]): Record<string, unknown> {
     queue: { kind: 'memory' },
     signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
     issuers: [
-      { name: 'github', kind: 'oidc', profile: 'github', issuer: GITHUB, keys: { file: 'github.jwks' }, algs: ['RS256'], pin: { repository_owner_id: ['123456'] }, strength: 3, owner: '@orders-team' },
+      {
+        name: 'github',
+        kind: 'oidc',
+        profile: 'github',
+        issuer: GITHUB,
+        keys: { file: 'github.jwks' },
+        algs: ['RS256'],
+        pin: { repository_owner_id: ['123456'] },
+        strength: 3,
+        owner: '@orders-team',
+      },
       { name: 'agents', kind: 'registered', agents: [{ name: 'reporter', owner: '@data', key: { file: 'agent.jwk' } }] },
     ],
     audiences: [
@@ -200,7 +234,14 @@ function configOf(more: Record<string, unknown>[]): Record<string, unknown> {
     ],
     capabilities: [
       { name: 'demo/orders-ro', summary: 'Read the orders', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },
-      { name: 'demo/orders-bearer', summary: 'Read the orders at a server that checks no proof', engine: 'jwt', audience: 'legacy', scopes: ['orders:read'], intent: 'read' },
+      {
+        name: 'demo/orders-bearer',
+        summary: 'Read the orders at a server that checks no proof',
+        engine: 'jwt',
+        audience: 'legacy',
+        scopes: ['orders:read'],
+        intent: 'read',
+      },
       { name: 'demo/orders-db', summary: 'A database user that reads the orders', engine: 'memory', intent: 'read', maxLive: 5 },
       ...more,
     ],

@@ -72,7 +72,8 @@ export function oidcAttestor(issuers: readonly OidcIssuerConfig[], deps: Attesto
         evidenceAt: times.issuedAt,
         expiresAt: times.expiresAt,
         replay,
-        mark: replay === 'reusable' ? null : markOf(issuerId, payload.jti === undefined ? `digest:${digest}` : `jti:${textClaim(payload, 'jti')}`, times.expiresAt),
+        mark:
+          replay === 'reusable' ? null : markOf(issuerId, payload.jti === undefined ? `digest:${digest}` : `jti:${textClaim(payload, 'jti')}`, times.expiresAt),
         run,
         digest,
       }
@@ -89,7 +90,9 @@ export function markOf(issuerId: string, id: string, expiresAt: Date): Mark {
 /** What ties a shared issuer to a tenant. A dotted name is met as it stands first, then as a path of objects. */
 function checkPins(payload: Readonly<Record<string, unknown>>, config: OidcIssuerConfig): void {
   for (const [name, allowed] of Object.entries(config.pin)) {
-    const value = Object.hasOwn(payload, name) ? payload[name] : name.split('/').reduce<unknown>((at, step) => (typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[step] : undefined), payload)
+    const value = Object.hasOwn(payload, name)
+      ? payload[name]
+      : name.split('/').reduce<unknown>((at, step) => (typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[step] : undefined), payload)
     if ((typeof value !== 'string' && typeof value !== 'number') || !allowed.includes(String(value))) refuse('tenant_refused', name)
   }
 }
@@ -99,8 +102,12 @@ async function fetchKeys(config: OidcIssuerConfig, deps: AttestorDeps, signal: A
   if ('file' in keys) return { set: JSON.parse(await deps.readFile(keys.file)) }
   const options = { internal: config.internal, ...(config.caFile ? { ca: await deps.readFile(config.caFile) } : {}) }
   if ('url' in keys) return { set: await deps.outbound.getJson(keys.url, options, signal) }
-  const metadata = (await deps.outbound.getJson(`${config.issuer}/.well-known/openid-configuration`, options, signal)) as { issuer?: unknown; jwks_uri?: unknown } | null
-  if (metadata?.issuer !== config.issuer) throw new CurfewError('unavailable', 'the metadata of a trust issuer names another issuer', { reason: 'metadata_issuer_mismatch' })
+  const metadata = (await deps.outbound.getJson(`${config.issuer}/.well-known/openid-configuration`, options, signal)) as {
+    issuer?: unknown
+    jwks_uri?: unknown
+  } | null
+  if (metadata?.issuer !== config.issuer)
+    throw new CurfewError('unavailable', 'the metadata of a trust issuer names another issuer', { reason: 'metadata_issuer_mismatch' })
   // A document that points elsewhere may have been tampered with: its own origin, or the one that the configuration names (H13).
   const uri = typeof metadata.jwks_uri === 'string' && URL.canParse(metadata.jwks_uri) ? new URL(metadata.jwks_uri) : null
   if (uri?.origin !== new URL(keys.jwksOrigin ?? config.issuer).origin) {

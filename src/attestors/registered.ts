@@ -1,11 +1,11 @@
 /** Owns the weakest evidence: a registered public key signs an assertion (RFC 7523 section 3, `private_key_jwt`). Whoever holds the key is the agent; policy caps it. */
 import type { JWK } from 'jose'
 import type { RegisteredIssuerConfig } from '../config-schema.js'
+import { CurfewError } from '../domain/errors.js'
 import { namedId } from '../domain/ids.js'
 import { type AdmittedKey, admitKeys } from '../domain/jwk.js'
 import { checkTimes, inspect, type JwsProfile, textClaim, verifyJws } from '../domain/jws.js'
 import type { Evidence } from '../domain/workload.js'
-import { CurfewError } from '../domain/errors.js'
 import type { Attestor } from '../ports.js'
 import type { AttestorDeps } from './deps.js'
 import { markOf } from './oidc.js'
@@ -31,7 +31,11 @@ export async function registeredAttestor(issuers: readonly RegisteredIssuerConfi
     for (const agent of issuer.agents) {
       const jwk = ('jwk' in agent.key ? agent.key.jwk : JSON.parse(await deps.readFile(agent.key.file))) as JWK
       const [key] = admitKeys({ keys: [jwk] }, { use: 'sig', algs: JWS.algorithms })
-      if (!key) throw new CurfewError('malformed', `the key of agent ${agent.name} cannot be used`, { reason: 'key_refused', field: `issuers.${issuer.name}.agents.${agent.name}.key` })
+      if (!key)
+        throw new CurfewError('malformed', `the key of agent ${agent.name} cannot be used`, {
+          reason: 'key_refused',
+          field: `issuers.${issuer.name}.agents.${agent.name}.key`,
+        })
       agents.set(clientId(issuer.name, agent.name), { issuer, name: agent.name, owner: agent.owner, labels: agent.labels, key })
     }
   }

@@ -10,7 +10,13 @@ import type { BrokerDeps } from './deps.js'
 export interface Ask {
   readonly attestation: TaskAttestation
   readonly capability: Capability
-  readonly task: { readonly id: TaskId | null; readonly purpose: string; readonly labels: Readonly<Record<string, string>>; readonly owner: string | null; readonly depth: number }
+  readonly task: {
+    readonly id: TaskId | null
+    readonly purpose: string
+    readonly labels: Readonly<Record<string, string>>
+    readonly owner: string | null
+    readonly depth: number
+  }
   readonly ttlSeconds: number | null
   readonly proof: boolean
 }
@@ -53,7 +59,13 @@ export function decide(deps: BrokerDeps, ask: Ask): Decision {
     obligations: answer.obligations,
     reason: answer.allowed ? 'permitted' : (answer.fault ?? (explanation?.forbiddenBy.length ? 'forbidden' : 'no_permit')),
     explanation,
-    attributes: { ...ask.attestation.attributes, strength: ask.attestation.strength, evidence_age: request.evidenceAgeSeconds, ttl: request.ttlSeconds, proof: request.proof },
+    attributes: {
+      ...ask.attestation.attributes,
+      strength: ask.attestation.strength,
+      evidence_age: request.evidenceAgeSeconds,
+      ttl: request.ttlSeconds,
+      proof: request.proof,
+    },
   }
 }
 

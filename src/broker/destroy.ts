@@ -1,8 +1,9 @@
 /** Verb: destroy one credential at its target, and believe only the probe. */
+
+import { fp } from '#failpoint'
 import type { Claim, Credential, Probe } from '../domain/credential.js'
 import { PermanentError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
-import { fp } from '#failpoint'
 import type { BrokerDeps } from './deps.js'
 import { hurryDestroy } from './hurry.js'
 import { engineFor } from './issue.js'
@@ -21,7 +22,10 @@ export async function destroy(deps: BrokerDeps, id: CredentialId, version: numbe
     await postpone(deps, claim, { probe, failure: probe.detail ?? 'still there', waiting: probe.outcome === 'waiting', permanent: false })
   } catch (error) {
     deps.meter.engineFailed(claim.credential.engine, 'destroy')
-    deps.log.warn({ err: error, credential: id, engine: claim.credential.engine, attempts: claim.credential.attempts + 1 }, 'a credential could not be destroyed yet')
+    deps.log.warn(
+      { err: error, credential: id, engine: claim.credential.engine, attempts: claim.credential.attempts + 1 },
+      'a credential could not be destroyed yet',
+    )
     await postpone(deps, claim, { probe: null, failure: storyOf(error), waiting: false, permanent: error instanceof PermanentError })
   }
 }
@@ -42,11 +46,18 @@ async function confirm(deps: BrokerDeps, claim: Claim, probe: Probe): Promise<vo
   if (confirmed && since) deps.meter.confirmed(claim.credential.engine, Math.max(0, deps.store.clock.now().getTime() - since.getTime()) / 1000)
 }
 
-async function postpone(deps: BrokerDeps, claim: Claim, outcome: { probe: Probe | null; failure: string; waiting: boolean; permanent: boolean }): Promise<void> {
+async function postpone(
+  deps: BrokerDeps,
+  claim: Claim,
+  outcome: { probe: Probe | null; failure: string; waiting: boolean; permanent: boolean },
+): Promise<void> {
   const credential = await deps.store.credentials.postpone(claim, outcome)
   if (!credential) return
   if (credential.state === 'stuck' && claim.credential.state !== 'stuck') {
-    deps.log.error({ credential: credential.id, engine: credential.engine, failure: credential.failure }, 'a credential is stuck: a person must look, retries go on')
+    deps.log.error(
+      { credential: credential.id, engine: credential.engine, failure: credential.failure },
+      'a credential is stuck: a person must look, retries go on',
+    )
   }
   await hurryDestroy(deps, credential)
 }

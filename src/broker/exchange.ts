@@ -33,7 +33,10 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
   const permit = decisions.find(d => d.capability === capability.name) as Decision
   // The deadline is the store's to set; the grant is clamped by the life asked for, and by the store once more.
   const now = deps.store.clock.now()
-  const grant = Grant.from({ ...permit, task: task.id }, termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, capability.name, ask.ttlSeconds))
+  const grant = Grant.from(
+    { ...permit, task: task.id },
+    termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, capability.name, ask.ttlSeconds),
+  )
   const others = decisions.filter(d => d !== permit)
   const issued = await issueGrant(deps, grant, { marks, context, open: { task, decisions: others } }, signal)
   const opened = await deps.store.tasks.get(task.id)
@@ -45,10 +48,15 @@ function capabilityFor(deps: BrokerDeps, names: readonly string[], resource: str
   if (![...deps.audiences.values()].some(a => a.uri === resource)) {
     throw new CurfewError('target_unknown', 'no such resource server is registered', { reason: 'resource_unknown', field: 'resource' })
   }
-  const fitting = names.map((name, i) => capabilityNamed(deps, name, `authorization_details.0.capabilities.${i}`)).filter(c => audienceOf(deps, c)?.uri === resource)
+  const fitting = names
+    .map((name, i) => capabilityNamed(deps, name, `authorization_details.0.capabilities.${i}`))
+    .filter(c => audienceOf(deps, c)?.uri === resource)
   const [capability, ...others] = fitting
   if (!capability || others.length > 0) {
-    throw new CurfewError('target_unknown', 'exactly one of the capabilities must be for that resource server', { reason: 'resource_ambiguous', field: 'resource' })
+    throw new CurfewError('target_unknown', 'exactly one of the capabilities must be for that resource server', {
+      reason: 'resource_ambiguous',
+      field: 'resource',
+    })
   }
   return capability
 }

@@ -48,7 +48,8 @@ export async function giveBack(deps: BrokerDeps, token: string, presented: Prese
   const credential = await deps.store.credentials.get(read.id)
   if (!credential) return null
   const proven = credential.jkt === null ? null : await prove(deps, presented, token)
-  if (proven && proven.jkt !== credential.jkt) throw new CurfewError('proof_refused', 'the proof is by another key than the token is bound to', { reason: 'key_mismatch', field: 'DPoP' })
+  if (proven && proven.jkt !== credential.jkt)
+    throw new CurfewError('proof_refused', 'the proof is by another key than the token is bound to', { reason: 'key_mismatch', field: 'DPoP' })
   return revoke(deps, { kind: 'credential', key: credential.id }, 'holder_revoked', {
     actor: { kind: 'holder', id: credential.task },
     requestId,

@@ -1,6 +1,5 @@
 /** Verb: the holder of a task shows its token and its key. Another's task answers exactly like one that does not exist (T57). */
 import { CurfewError } from '../domain/errors.js'
-import { isId } from '../domain/ids.js'
 import type { Task } from '../domain/task.js'
 import type { Mark } from '../domain/workload.js'
 import type { BrokerDeps } from './deps.js'
@@ -18,9 +17,10 @@ export interface Holder {
 export async function recognizeHolder(deps: BrokerDeps, token: string, presented: Presented, taskId: string | null): Promise<Holder> {
   const claims = await readTaskToken(deps, token)
   const proven = await prove(deps, presented, token)
-  if (proven.jkt !== claims.jkt) throw new CurfewError('proof_refused', 'the proof is by another key than the token is bound to', { reason: 'key_mismatch', field: 'DPoP' })
+  if (proven.jkt !== claims.jkt)
+    throw new CurfewError('proof_refused', 'the proof is by another key than the token is bound to', { reason: 'key_mismatch', field: 'DPoP' })
   const task = taskId === null || taskId === claims.task ? await deps.store.tasks.get(claims.task) : null
-  if (!task) throw notFound(taskId !== null && !isId('task', taskId) ? 'not an id of a task' : 'no such task')
+  if (!task) throw notFound('no such task')
   return { task, jkt: proven.jkt, marks: [proven.mark] }
 }
 

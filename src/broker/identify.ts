@@ -24,7 +24,11 @@ export async function evidenceMarks(deps: BrokerDeps, attestation: Attestation, 
   if (!attestation.mark) return []
   const mark: Mark = attestation.replay === 'bounded' ? { ...attestation.mark, holder: jkt } : attestation.mark
   if (await deps.store.replay.seen(mark)) {
-    throw new CurfewError('attestation_refused', 'this evidence was used before', { reason: 'replayed', field: 'subject_token', next: 'ask the provider for a new token' })
+    throw new CurfewError('attestation_refused', 'this evidence was used before', {
+      reason: 'replayed',
+      field: 'subject_token',
+      next: 'ask the provider for a new token',
+    })
   }
   return [mark]
 }

@@ -1,4 +1,6 @@
 /** Verb: issue. Write down what you are about to make, make it, write down that you made it, hand it over: in that order and no other. */
+
+import { fp } from '#failpoint'
 import type { Credential } from '../domain/credential.js'
 import { Grant, type GrantTerms } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
@@ -7,7 +9,6 @@ import { byBroker } from '../domain/revocation.js'
 import type { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
 import type { Evidence } from '../domain/workload.js'
-import { fp } from '#failpoint'
 import type { Context, CredentialEngine, IntendOptions } from '../ports.js'
 import { audienceOf, authorize, capabilityNamed, recordingDenials } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
@@ -39,7 +40,11 @@ export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk
   let task = holder.task
   if (task.state !== 'open') throw new CurfewError('task_ended', 'this task has ended', { reason: task.state })
   if (!task.capabilities.includes(capability.name)) {
-    throw new CurfewError('policy_denied', 'this task was not opened for that capability', { reason: 'not_declared', field: 'capability', next: 'open a task that declares it' })
+    throw new CurfewError('policy_denied', 'this task was not opened for that capability', {
+      reason: 'not_declared',
+      field: 'capability',
+      next: 'open a task that declares it',
+    })
   }
   const context: Context = { requestId, actor: { kind: 'workload', id: task.attestation.identity } }
   const [proofMark] = holder.marks
@@ -48,10 +53,14 @@ export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk
 
   const age = (deps.store.clock.now().getTime() - task.attestation.evidenceAt.getTime()) / 1000
   if (age > capability.maxEvidenceAgeSeconds) {
-    throw new CurfewError('attestation_stale', `the task's evidence is older than the ${capability.maxEvidenceAgeSeconds} seconds that this capability allows`, {
-      reason: 'evidence_stale',
-      next: 'send fresh evidence of the same identity as subject_token',
-    })
+    throw new CurfewError(
+      'attestation_stale',
+      `the task's evidence is older than the ${capability.maxEvidenceAgeSeconds} seconds that this capability allows`,
+      {
+        reason: 'evidence_stale',
+        next: 'send fresh evidence of the same identity as subject_token',
+      },
+    )
   }
   const decision = await authorize(
     deps,
@@ -114,14 +123,15 @@ async function makeAndSettle(deps: BrokerDeps, engine: CredentialEngine, grant: 
     await fp('issue.5a')
     await engine.extend?.(active, signal)
     await fp('issue.5b')
-    if (performance.now() - settledAt > HAND_OVER_MS) throw new CurfewError('unavailable', 'it took too long to hand the credential over', { reason: 'handover_late' })
+    if (performance.now() - settledAt > HAND_OVER_MS)
+      throw new CurfewError('unavailable', 'it took too long to hand the credential over', { reason: 'handover_late' })
     await fp('issue.6')
     return { credential: active, secret: minted.secret }
   } catch (cause) {
     if (!(cause instanceof CurfewError)) deps.meter.engineFailed(engine.kind, 'issue')
     // The caller hears the first cause.
-    await revoke(deps, { kind: 'credential', key: credential.id }, 'issuance_failed', { actor: byBroker('issue'), requestId: options.context.requestId }).catch(error =>
-      deps.log.warn({ err: error, credential: credential.id }, 'a failed issue is left to the sweep'),
+    await revoke(deps, { kind: 'credential', key: credential.id }, 'issuance_failed', { actor: byBroker('issue'), requestId: options.context.requestId }).catch(
+      error => deps.log.warn({ err: error, credential: credential.id }, 'a failed issue is left to the sweep'),
     )
     throw cause
   }
@@ -130,7 +140,12 @@ async function makeAndSettle(deps: BrokerDeps, engine: CredentialEngine, grant: 
 const overtaken = () => new CurfewError('task_ended', 'the credential was revoked while it was being made', { reason: 'overtaken' })
 
 /** Everything a Grant is clamped by, at database time. */
-export function termsOf(deps: BrokerDeps, task: Pick<Task, 'id' | 'ancestors' | 'attestation' | 'jkt' | 'deadlineAt'>, capabilityName: string, askedTtlSeconds: number | null): GrantTerms {
+export function termsOf(
+  deps: BrokerDeps,
+  task: Pick<Task, 'id' | 'ancestors' | 'attestation' | 'jkt' | 'deadlineAt'>,
+  capabilityName: string,
+  askedTtlSeconds: number | null,
+): GrantTerms {
   const capability = capabilityNamed(deps, capabilityName, 'capability')
   return {
     credential: newId('credential'),
@@ -162,4 +177,3 @@ async function attestAgain(deps: BrokerDeps, task: Task, jkt: string, evidence: 
   }
   return deps.store.tasks.attest(task.id, remembered(attestation), await evidenceMarks(deps, attestation, jkt), context)
 }
-

@@ -34,7 +34,14 @@ async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: 
     if (thing.ageSeconds < SETTLED_SECONDS || (thing.credential && rows.has(thing.credential))) continue
     deps.log.error({ engine: source.engine, kind: thing.kind, credential: thing.credential }, 'an orphan was found upstream and is destroyed')
     deps.meter.found('orphan')
-    await deps.store.audit.append({ kind: 'reconcile.finding', actor: byBroker('reconcile'), subject: thing.credential, reason: 'orphan', requestId: null, data: { engine: source.engine, thing: thing.kind } })
+    await deps.store.audit.append({
+      kind: 'reconcile.finding',
+      actor: byBroker('reconcile'),
+      subject: thing.credential,
+      reason: 'orphan',
+      requestId: null,
+      data: { engine: source.engine, thing: thing.kind },
+    })
     await source.destroyUpstream(thing, signal)
   }
 }

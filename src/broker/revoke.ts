@@ -1,6 +1,7 @@
 /** Verb: revoke. The one way in, whatever the reason. Once the rows have moved, nothing moves them back. */
-import type { Reason, Revocation, Selector } from '../domain/revocation.js'
+
 import { fp } from '#failpoint'
+import type { Reason, Revocation, Selector } from '../domain/revocation.js'
 import type { CommitOptions } from '../ports.js'
 import type { BrokerDeps } from './deps.js'
 import { hurryAll } from './hurry.js'

@@ -35,7 +35,10 @@ export async function handleSignal(deps: BrokerDeps, id: SignalId): Promise<Sign
   if (!signal || signal.handledAt || !signal.act) return signal
   let revocation: Revocation | null = null
   if (signal.act.kind === 'revoke') {
-    revocation = await revoke(deps, selectorOf(signal.subject), 'risk_signal', { actor: { kind: 'signal', id: signal.source }, message: signal.detail ?? signal.type }).catch(unlessGone)
+    revocation = await revoke(deps, selectorOf(signal.subject), 'risk_signal', {
+      actor: { kind: 'signal', id: signal.source },
+      message: signal.detail ?? signal.type,
+    }).catch(unlessGone)
   } else {
     await deps.store.revocations.deny(
       { ...signal.subject, seconds: signal.act.seconds, message: signal.detail },

@@ -1,7 +1,7 @@
 /** Owns the one guarded way out for fetching keys: an address checked and pinned, no redirect, a size, a deadline, JSON only. */
 import { lookup as dnsLookup } from 'node:dns/promises'
 import { BlockList, isIP } from 'node:net'
-import { checkServerIdentity as usualIdentity, type PeerCertificate } from 'node:tls'
+import { type PeerCertificate, checkServerIdentity as usualIdentity } from 'node:tls'
 import { Agent, request } from 'undici'
 import { CurfewError } from '../domain/errors.js'
 import { parseStrictBytes } from '../domain/json.js'
@@ -64,7 +64,8 @@ export function isPrivate(address: string): boolean {
   return family === 0 || PRIVATE.check(ip, family === 4 ? 'ipv4' : 'ipv6') || (family === 6 && /^::ffff:/i.test(ip))
 }
 
-const refuse = (reason: string, cause?: unknown) => new CurfewError('unavailable', 'the keys of a trust issuer could not be fetched', { reason, retryAfterSeconds: 5 }, { cause })
+const refuse = (reason: string, cause?: unknown) =>
+  new CurfewError('unavailable', 'the keys of a trust issuer could not be fetched', { reason, retryAfterSeconds: 5 }, { cause })
 
 export interface OutboundDeps {
   readonly lookup?: (host: string) => Promise<readonly { address: string; family: number }[]>
@@ -95,7 +96,9 @@ export function createOutbound(deps: OutboundDeps = {}): Outbound {
           lookup: (_host, o, done) => (o.all ? done(null, [{ address, family }]) : done(null, address, family)),
           timeout: DEADLINE_MS,
           ...(options.ca ? { ca: options.ca } : {}),
-          ...(options.spiffeId ? { checkServerIdentity: (_host: string, cert: PeerCertificate) => spiffeIdentity(options.spiffeId as string, cert) } : { checkServerIdentity: usualIdentity }),
+          ...(options.spiffeId
+            ? { checkServerIdentity: (_host: string, cert: PeerCertificate) => spiffeIdentity(options.spiffeId as string, cert) }
+            : { checkServerIdentity: usualIdentity }),
         },
         maxResponseSize: MAX_BODY,
         pipelining: 0,
@@ -112,7 +115,12 @@ export function createOutbound(deps: OutboundDeps = {}): Outbound {
 
 async function fetchJson(url: URL, agent: Agent, signal: AbortSignal): Promise<unknown> {
   try {
-    const { statusCode, headers, body } = await request(url, { dispatcher: agent, method: 'GET', headers: { accept: 'application/json', 'accept-encoding': 'identity' }, signal })
+    const { statusCode, headers, body } = await request(url, {
+      dispatcher: agent,
+      method: 'GET',
+      headers: { accept: 'application/json', 'accept-encoding': 'identity' },
+      signal,
+    })
     // A redirect is an answer of its own here, and not the one that was asked for (H12).
     if (statusCode !== 200) throw refuse(statusCode >= 300 && statusCode < 400 ? 'redirected' : 'status_unexpected')
     if (headers['content-encoding'] !== undefined) throw refuse('content_encoding')

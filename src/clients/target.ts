@@ -36,7 +36,8 @@ export function createTarget(url: Secret): Target {
       throw new CurfewError('engine_failed', 'the target database does not answer as it should', { reason: 'target_failed' }, { cause })
     }
   }
-  const sessions = async (oid: number) => Number((await query<{ n: string }>('select count(*) as n from pg_stat_activity where usesysid = $1::oid', [oid]))[0]?.n ?? 0)
+  const sessions = async (oid: number) =>
+    Number((await query<{ n: string }>('select count(*) as n from pg_stat_activity where usesysid = $1::oid', [oid]))[0]?.n ?? 0)
 
   return {
     async oidOf(role) {

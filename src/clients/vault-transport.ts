@@ -68,7 +68,8 @@ export function createTransport(options: { address: string; namespace?: string |
 
   // A path with `&#x2F;` would be changed by node-vault before our check: segments are checked here first.
   const checked = (path: string, call: CallOptions): string => {
-    if (!PATH.test(`/v1/${path}`) || path.split('/').some(s => s === '.' || s === '..')) throw new VaultError('refused', null, 'CALL', `${call.template}, whose path is not acceptable`)
+    if (!PATH.test(`/v1/${path}`) || path.split('/').some(s => s === '.' || s === '..'))
+      throw new VaultError('refused', null, 'CALL', `${call.template}, whose path is not acceptable`)
     return path
   }
   const own = (call: CallOptions) => ({ ...call, headers: call.token === undefined ? {} : { 'X-Vault-Token': call.token } }) as never

@@ -28,7 +28,10 @@ export interface AccessorInfo {
 
 export interface VaultClient {
   /** An orphan token under the token role, good for the paths of one policy, dead after `ttlSeconds` unless renewed. */
-  createIssuanceToken(ask: { credential: CredentialId; displayName: string; policy: string; ttlSeconds: number; maxTtlSeconds: number }, signal: AbortSignal): Promise<IssuanceToken>
+  createIssuanceToken(
+    ask: { credential: CredentialId; displayName: string; policy: string; ttlSeconds: number; maxTtlSeconds: number },
+    signal: AbortSignal,
+  ): Promise<IssuanceToken>
   readDynamic(mount: string, role: string, token: Secret, signal: AbortSignal): Promise<DynamicSecret>
   renewAccessor(accessor: string, seconds: number, signal: AbortSignal): Promise<void>
   /** Idempotent: an accessor that is not there has been revoked. */
@@ -42,7 +45,10 @@ export interface VaultClient {
   listAccessors(signal: AbortSignal): Promise<readonly string[]>
   accessor(accessor: string, signal: AbortSignal): Promise<AccessorInfo | null>
   role(mount: string, role: string, signal: AbortSignal): Promise<unknown>
-  transit(mount: string, key: string): {
+  transit(
+    mount: string,
+    key: string,
+  ): {
     encrypt(plain: Buffer, associated: string, signal: AbortSignal): Promise<string>
     decrypt(ciphertext: string, associated: string, signal: AbortSignal): Promise<Buffer>
     hmac(input: Buffer, signal: AbortSignal): Promise<string>
@@ -63,8 +69,16 @@ const text = (value: unknown, what: string): string => {
   return value
 }
 
-export function createVault(config: VaultConfig, role: 'issuer' | 'revoker' | 'reconciler', deps: { log: { warn(fields: object, message: string): void } }): VaultClient {
-  const transport = createTransport({ address: config.address, namespace: config.namespace, ...(config.caFile ? { ca: readFileSync(config.caFile, 'utf8') } : {}) })
+export function createVault(
+  config: VaultConfig,
+  role: 'issuer' | 'revoker' | 'reconciler',
+  deps: { log: { warn(fields: object, message: string): void } },
+): VaultClient {
+  const transport = createTransport({
+    address: config.address,
+    namespace: config.namespace,
+    ...(config.caFile ? { ca: readFileSync(config.caFile, 'utf8') } : {}),
+  })
   const auth = config[role]
   if (!auth) throw new CurfewError('malformed', `vault.${role} is not configured`, { reason: 'config_missing', field: `vault.${role}` })
   const login = createLogin(transport, auth)
@@ -120,7 +134,12 @@ export function createVault(config: VaultConfig, role: 'issuer' | 'revoker' | 'r
       return { token: Secret.token(text(answer?.auth?.client_token, 'the issuance token')), accessor: text(answer?.auth?.accessor, 'the accessor') }
     },
     async readDynamic(mount, dbRole, token, signal) {
-      const answer = (await transport.read(`${mount}/creds/${dbRole}`, { template: '<mount>/creds/<role>', token: token.reveal().token as string, deadlineMs: SYNC_MS, signal })) as {
+      const answer = (await transport.read(`${mount}/creds/${dbRole}`, {
+        template: '<mount>/creds/<role>',
+        token: token.reveal().token as string,
+        deadlineMs: SYNC_MS,
+        signal,
+      })) as {
         lease_id?: unknown
         lease_duration?: unknown
         data?: Data
@@ -136,7 +155,15 @@ export function createVault(config: VaultConfig, role: 'issuer' | 'revoker' | 'r
       await write('auth/token/renew-accessor', { accessor, increment: `${seconds}s` }, { template: 'auth/token/renew-accessor', signal })
     },
     async revokeAccessor(accessor, signal) {
-      await unlessAbsent(() => write('auth/token/revoke-accessor', { accessor }, { template: 'auth/token/revoke-accessor', absentWords: 'invalid accessor', deadlineMs: SYNC_MS, signal }), null)
+      await unlessAbsent(
+        () =>
+          write(
+            'auth/token/revoke-accessor',
+            { accessor },
+            { template: 'auth/token/revoke-accessor', absentWords: 'invalid accessor', deadlineMs: SYNC_MS, signal },
+          ),
+        null,
+      )
     },
     async revokeLease(leaseId, signal) {
       await write('sys/leases/revoke', { lease_id: leaseId, sync: true }, { template: 'sys/leases/revoke', deadlineMs: SYNC_MS, signal })
@@ -158,13 +185,17 @@ export function createVault(config: VaultConfig, role: 'issuer' | 'revoker' | 'r
     },
     leaseIssuedAt: (leaseId, signal) =>
       unlessAbsent(async () => {
-        const { issue_time } = data(await write('sys/leases/lookup', { lease_id: leaseId }, { template: 'sys/leases/lookup', absentWords: 'invalid lease', signal }))
+        const { issue_time } = data(
+          await write('sys/leases/lookup', { lease_id: leaseId }, { template: 'sys/leases/lookup', absentWords: 'invalid lease', signal }),
+        )
         return typeof issue_time === 'string' ? new Date(issue_time) : null
       }, null),
     listAccessors: signal => keysOf('auth/token/accessors', { template: 'auth/token/accessors', signal }),
     accessor: (accessor, signal) =>
       unlessAbsent(async () => {
-        const found = data(await write('auth/token/lookup-accessor', { accessor }, { template: 'auth/token/lookup-accessor', absentWords: 'invalid accessor', signal }))
+        const found = data(
+          await write('auth/token/lookup-accessor', { accessor }, { template: 'auth/token/lookup-accessor', absentWords: 'invalid accessor', signal }),
+        )
         const meta = (found.meta ?? {}) as { credential_id?: CredentialId; curfew?: string }
         const created = typeof found.creation_time === 'number' ? new Date(found.creation_time * 1000) : null
         return { accessor, credential: meta.curfew === '1' ? (meta.credential_id ?? null) : null, createdAt: created }
@@ -177,7 +208,10 @@ export function createVault(config: VaultConfig, role: 'issuer' | 'revoker' | 'r
       },
       async decrypt(ciphertext, associated, signal) {
         const body = { ciphertext, associated_data: Buffer.from(associated).toString('base64') }
-        return Buffer.from(text(data(await write(`${mount}/decrypt/${key}`, body, { template: '<transit>/decrypt/<key>', signal })).plaintext, 'the plaintext'), 'base64')
+        return Buffer.from(
+          text(data(await write(`${mount}/decrypt/${key}`, body, { template: '<transit>/decrypt/<key>', signal })).plaintext, 'the plaintext'),
+          'base64',
+        )
       },
       async hmac(input, signal) {
         const body = { input: input.toString('base64'), key_version: 1 }

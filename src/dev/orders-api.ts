@@ -38,14 +38,22 @@ export async function startOrdersApi(options: OrdersOptions): Promise<OrdersApi>
     if (server.bound) {
       const proofs = req.headersDistinct.dpop ?? []
       if (proofs.length !== 1) throw new Refused('proof missing')
-      const { jkt, mark } = await verifyProof(proofs[0] as string, { method: req.method ?? '', url: url + server.path, now: new Date(Date.now()), accessToken: token })
+      const { jkt, mark } = await verifyProof(proofs[0] as string, {
+        method: req.method ?? '',
+        url: url + server.path,
+        now: new Date(Date.now()),
+        accessToken: token,
+      })
       // RFC 9449 section 7.1: the proof's key is the one that the token is bound to.
       if ((payload.cnf as { jkt?: string } | undefined)?.jkt !== jkt) throw new Refused('proof of another key')
       if (seen.has(mark.id)) throw new Refused('proof replayed')
       seen.add(mark.id)
     }
     const { body } = await call('POST', `${options.issuer}/oauth2/introspect`, {
-      headers: { 'content-type': 'application/x-www-form-urlencoded', authorization: `Basic ${Buffer.from(`${server.name}:${server.secret}`).toString('base64')}` },
+      headers: {
+        'content-type': 'application/x-www-form-urlencoded',
+        authorization: `Basic ${Buffer.from(`${server.name}:${server.secret}`).toString('base64')}`,
+      },
       body: new URLSearchParams({ token }).toString(),
     })
     if (body?.active !== true) throw new Refused('token is not active any more')

@@ -21,7 +21,12 @@ export interface OrdersTarget {
 
 const ROWS = 42
 
-export async function prepareOrders(options: { vault: Vault; postgres: Postgres; dir: string; statements?: 'shipped' | 'vault-default' }): Promise<OrdersTarget> {
+export async function prepareOrders(options: {
+  vault: Vault
+  postgres: Postgres
+  dir: string
+  statements?: 'shipped' | 'vault-default'
+}): Promise<OrdersTarget> {
   const { vault, postgres, dir } = options
   const passwords = { target: randomBytes(18).toString('base64url'), vault: randomBytes(18).toString('base64url') }
   await sql(postgres.url, [
@@ -60,7 +65,11 @@ export async function prepareOrders(options: { vault: Vault; postgres: Postgres;
       engine: 'vault-database',
       intent: 'read',
       maxTtlSeconds: 900,
-      parameters: { role: 'orders-ro', policy: 'curfew-cap-orders-ro', connection: { host: '127.0.0.1', port: postgres.port, database: 'orders', sslmode: 'disable' } },
+      parameters: {
+        role: 'orders-ro',
+        policy: 'curfew-cap-orders-ro',
+        connection: { host: '127.0.0.1', port: postgres.port, database: 'orders', sslmode: 'disable' },
+      },
       target: { url: { file: targetFile } },
     }),
   }

@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto'
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import { connect } from '../store/open.js'
 import { migrate, readMigrations } from '../store/migrate.js'
+import { connect } from '../store/open.js'
 import { cacheDir, repository } from './find.js'
 
 /** @param dir becomes a store directory as `openStore` expects it. Answers whether the copy was at hand. */
@@ -13,7 +13,10 @@ export async function copyStore(dir: string): Promise<'copied' | 'made'> {
   // Another version or migration is another template: an old one must never be opened by newer code.
   const package_ = join(dirname(createRequire(import.meta.url).resolve('@electric-sql/pglite')), '..', 'package.json')
   const { version } = JSON.parse(readFileSync(package_, 'utf8')) as { version: string }
-  const key = createHash('sha256').update(JSON.stringify([version, migrations.map(m => m.hash)])).digest('hex').slice(0, 12)
+  const key = createHash('sha256')
+    .update(JSON.stringify([version, migrations.map(m => m.hash)]))
+    .digest('hex')
+    .slice(0, 12)
   const template = join(cacheDir(), `store-${key}`)
   const ready = existsSync(template)
   if (!ready) {

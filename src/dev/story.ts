@@ -36,7 +36,12 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
     const held = { task: opened.body.task.id as string, token: opened.body.token as string }
     const made = await ci.credential(held, capability, more)
     expect(made.status === 201, 'a credential is issued', made)
-    return { held, id: made.body.credential.id as string, secret: made.body.secret as Record<string, string>, decision: made.body.credential.decision as string }
+    return {
+      held,
+      id: made.body.credential.id as string,
+      secret: made.body.secret as Record<string, string>,
+      decision: made.body.credential.decision as string,
+    }
   }
   const look = async (id: string) => (await call('GET', `${server}/v1/credentials/${id}`, { headers: operator })).body.credential
   async function confirmed(id: string, since: number): Promise<number> {
@@ -134,7 +139,10 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         const { id, secret } = await granted('demo/orders-ro')
         expect((await ci.use(orders, secret.token as string)).status === 200, 'it works before')
         const since = performance.now()
-        const answer = await call('POST', `${server}/v1/revocations`, { headers: operator, body: JSON.stringify({ selector: { credential: id }, message: 'INC-204' }) })
+        const answer = await call('POST', `${server}/v1/revocations`, {
+          headers: operator,
+          body: JSON.stringify({ selector: { credential: id }, message: 'INC-204' }),
+        })
         expect(answer.status === 202, 'the revocation is accepted', answer)
         return `refused ${await refused(secret.token as string, since, 1_000)} ms, confirmed ${await confirmed(id, since)} ms`
       },
@@ -189,7 +197,14 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
 
 /** As the holder would: logs in, reads, takes the reader's role (which outlives a dropped one), and stays connected. */
 async function openSession(secret: Record<string, string>): Promise<{ rows: number; cut: Promise<void> }> {
-  const client = new pg.Client({ host: secret.PGHOST, port: Number(secret.PGPORT), database: secret.PGDATABASE, user: secret.PGUSER, password: secret.PGPASSWORD, application_name: secret.PGAPPNAME })
+  const client = new pg.Client({
+    host: secret.PGHOST,
+    port: Number(secret.PGPORT),
+    database: secret.PGDATABASE,
+    user: secret.PGUSER,
+    password: secret.PGPASSWORD,
+    application_name: secret.PGAPPNAME,
+  })
   client.on('error', () => {})
   await client.connect()
   const { rows } = await client.query<{ n: number }>('select count(*)::int as n from orders')
@@ -205,8 +220,18 @@ async function openSession(secret: Record<string, string>): Promise<{ rows: numb
 }
 
 async function sendSignal(world: World, subject: object): Promise<Answer> {
-  const body = JSON.stringify({ id: `demo-${process.pid}-${performance.now()}`, type: 'account.compromised', severity: 'high', subject, occurred_at: new Date(Date.now()).toISOString(), detail: 'told by the demo' })
+  const body = JSON.stringify({
+    id: `demo-${process.pid}-${performance.now()}`,
+    type: 'account.compromised',
+    severity: 'high',
+    subject,
+    occurred_at: new Date(Date.now()).toISOString(),
+    detail: 'told by the demo',
+  })
   const at = Math.floor(Date.now() / 1000)
   const mac = createHmac('sha256', world.signalSecret).update(`${at}.${body}`).digest('hex')
-  return call('POST', `${world.server}/v1/signals`, { headers: { 'content-type': 'application/json', 'curfew-source': 'demo-edr', 'curfew-signature': `t=${at},v1=${mac}` }, body })
+  return call('POST', `${world.server}/v1/signals`, {
+    headers: { 'content-type': 'application/json', 'curfew-source': 'demo-edr', 'curfew-signature': `t=${at},v1=${mac}` },
+    body,
+  })
 }

@@ -1,6 +1,6 @@
 /** Owns the local world: what is found is used, what is not is said, and everything that was started is ended. */
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync, copyFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { exportJWK, generateKeyPair, SignJWT } from 'jose'
@@ -74,7 +74,11 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
     const agent = await generateKeyPair('ES256', { extractable: true })
     const [port, internal, apiPort] = [await freePort([8787]), await freePort([8786]), await freePort([8790])]
     const server = `http://127.0.0.1:${port}`
-    const secrets = { MASTER_KEY: randomBytes(32).toString('base64'), ORDERS_SECRET: randomBytes(18).toString('base64url'), EDR_SECRET: randomBytes(18).toString('base64url') }
+    const secrets = {
+      MASTER_KEY: randomBytes(32).toString('base64'),
+      ORDERS_SECRET: randomBytes(18).toString('base64url'),
+      EDR_SECRET: randomBytes(18).toString('base64url'),
+    }
 
     mkdirSync(join(dir, 'policies'))
     copyFileSync(join(repository(), 'config', 'policies', 'schema.cedarschema'), join(dir, 'policies', 'schema.cedarschema'))
@@ -135,8 +139,16 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
 }
 
 /** A real database user needs a Vault and a PostgreSQL server of our own; without them the engine in memory, and the output says which. */
-async function findOrders(dir: string, say: (name: string, text: string) => void, signal: AbortSignal, closing: (() => Promise<void> | void)[]): Promise<OrdersTarget | null> {
-  const [vault, postgres] = await Promise.all([startVault({ dir: join(dir, 'vault'), own: true, signal }), startPostgres({ dir: join(dir, 'target'), database: 'orders', signal })])
+async function findOrders(
+  dir: string,
+  say: (name: string, text: string) => void,
+  signal: AbortSignal,
+  closing: (() => Promise<void> | void)[],
+): Promise<OrdersTarget | null> {
+  const [vault, postgres] = await Promise.all([
+    startVault({ dir: join(dir, 'vault'), own: true, signal }),
+    startPostgres({ dir: join(dir, 'target'), database: 'orders', signal }),
+  ])
   for (const part of [vault, postgres]) if (!isAbsent(part)) closing.push(() => part.stop())
   if (isAbsent(vault) || isAbsent(postgres)) {
     say('vault', `${isAbsent(vault) ? vault.absent : (postgres as Absent).absent}: in-memory engine (npm run real builds a Vault)`)
@@ -155,7 +167,17 @@ function configOf(at: { server: string; port: number; internal: number; issuer: 
     queue: at.redis ? { kind: 'redis', url: { env: 'REDIS_URL' } } : { kind: 'memory' },
     signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
     issuers: [
-      { name: 'github', kind: 'oidc', profile: 'github', issuer: at.issuer, internal: true, algs: ['RS256'], pin: { repository_owner_id: ['123456'] }, strength: 3, owner: '@orders-team' },
+      {
+        name: 'github',
+        kind: 'oidc',
+        profile: 'github',
+        issuer: at.issuer,
+        internal: true,
+        algs: ['RS256'],
+        pin: { repository_owner_id: ['123456'] },
+        strength: 3,
+        owner: '@orders-team',
+      },
       { name: 'agents', kind: 'registered', agents: [{ name: 'reporter', owner: '@data', key: { file: 'agent.jwk' } }] },
     ],
     audiences: [
@@ -163,8 +185,22 @@ function configOf(at: { server: string; port: number; internal: number; issuer: 
       { name: 'orders-bearer', uri: BEARER_URI, senderConstrained: false, secret: { env: 'ORDERS_SECRET' } },
     ],
     capabilities: [
-      { name: 'demo/orders-ro', summary: 'read the orders over HTTP, with a token bound to your key', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },
-      { name: 'demo/orders-bearer', summary: 'read the orders at a server that cannot check a key', engine: 'jwt', audience: 'orders-bearer', scopes: ['orders:read'], intent: 'read' },
+      {
+        name: 'demo/orders-ro',
+        summary: 'read the orders over HTTP, with a token bound to your key',
+        engine: 'jwt',
+        audience: 'orders',
+        scopes: ['orders:read'],
+        intent: 'read',
+      },
+      {
+        name: 'demo/orders-bearer',
+        summary: 'read the orders at a server that cannot check a key',
+        engine: 'jwt',
+        audience: 'orders-bearer',
+        scopes: ['orders:read'],
+        intent: 'read',
+      },
       at.orders?.capability('demo/orders-db') ?? { name: 'demo/orders-db', summary: 'a database user that reads the orders', engine: 'memory', intent: 'read' },
     ],
     ...(at.orders ? { vault: at.orders.vault } : {}),

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { JWK } from 'jose'
 import { CurfewError } from './errors.js'
-import { admitKeys, type AdmittedKey } from './jwk.js'
+import { type AdmittedKey, admitKeys } from './jwk.js'
 import { inspect, type JwsProfile, verifyJws } from './jws.js'
 import type { Mark } from './workload.js'
 
@@ -66,7 +66,12 @@ async function asProof<T>(act: () => Promise<T>): Promise<T> {
     return await act()
   } catch (error) {
     if (!(error instanceof CurfewError) || error.code === 'proof_refused') throw error
-    throw new CurfewError('proof_refused', 'the DPoP proof is not acceptable', { reason: error.facts.reason ?? 'malformed_token', field: 'DPoP' }, { cause: error })
+    throw new CurfewError(
+      'proof_refused',
+      'the DPoP proof is not acceptable',
+      { reason: error.facts.reason ?? 'malformed_token', field: 'DPoP' },
+      { cause: error },
+    )
   }
 }
 
@@ -80,9 +85,9 @@ function normalized(text: string): string | null {
     return null
   }
   if ((url.protocol !== 'https:' && url.protocol !== 'http:') || url.username !== '' || url.password !== '') return null
-  const path = url.pathname.replace(/%[0-9a-fA-F]{2}/g, escape => {
-    const char = String.fromCharCode(Number.parseInt(escape.slice(1), 16))
-    return /[A-Za-z0-9._~-]/.test(char) ? char : escape.toUpperCase()
+  const path = url.pathname.replace(/%[0-9a-fA-F]{2}/g, found => {
+    const char = String.fromCharCode(Number.parseInt(found.slice(1), 16))
+    return /[A-Za-z0-9._~-]/.test(char) ? char : found.toUpperCase()
   })
   return url.origin + path
 }

@@ -51,7 +51,8 @@ export function inspect(token: string, profile: JwsProfile): Inspected {
   if (typeof alg !== 'string' || !profile.algorithms.includes(alg)) return refuse('algorithm_refused')
   if (kid !== undefined && (typeof kid !== 'string' || kid.length === 0 || kid.length > 255)) return refuse('header_refused')
   if (typ !== undefined && typeof typ !== 'string') return refuse('type_refused')
-  if (!profile.types.some(t => t === (typ ?? '').toLowerCase().replace(/^application\//, '') || t.toLowerCase() === (typ ?? '').toLowerCase())) return refuse('type_refused')
+  if (!profile.types.some(t => t === (typ ?? '').toLowerCase().replace(/^application\//, '') || t.toLowerCase() === (typ ?? '').toLowerCase()))
+    return refuse('type_refused')
   const digest = createHash('sha256').update(head).update('.').update(body).update('.').update(signature).digest('base64url')
   return { header: header as unknown as JwsHeader, unverified: readObject(body, 'payload_refused'), digest }
 }
@@ -112,10 +113,10 @@ export function textClaim(payload: JWTPayload, name: string): string {
 /** Exactly us, byte for byte; other audiences beside ours only where the issuer is configured so (T25–T27). */
 export function checkAudience(payload: JWTPayload, audience: string, allowOthers: boolean): void {
   const { aud } = payload as { aud?: unknown }
-  if (aud === undefined) return refuse('claim_missing', 'aud')
+  if (aud === undefined) refuse('claim_missing', 'aud')
   const list = Array.isArray(aud) ? aud : [aud]
-  if (!list.every(a => typeof a === 'string') || list.length === 0 || list.length > 20) return refuse('claim_invalid', 'aud')
-  if (!list.includes(audience) || (list.length > 1 && !allowOthers)) return refuse('audience_mismatch', 'aud')
+  if (!list.every(a => typeof a === 'string') || list.length === 0 || list.length > 20) refuse('claim_invalid', 'aud')
+  if (!list.includes(audience) || (list.length > 1 && !allowOthers)) refuse('audience_mismatch', 'aud')
 }
 
 /** Each segment must re-encode to itself: spaces, padding and spare bits are other spellings of the same bytes. */

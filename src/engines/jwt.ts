@@ -25,7 +25,8 @@ export function jwtEngine(deps: JwtEngineDeps): CredentialEngine {
     local: true,
     check(parameters) {
       const [first] = Object.keys((parameters ?? {}) as object)
-      if (first !== undefined) throw new CurfewError('malformed', 'the jwt engine takes no parameters', { reason: 'unknown_field', field: `parameters.${first}` })
+      if (first !== undefined)
+        throw new CurfewError('malformed', 'the jwt engine takes no parameters', { reason: 'unknown_field', field: `parameters.${first}` })
     },
     async mint(grant) {
       const audience = grant.terms.audience

@@ -42,7 +42,8 @@ export function memoryEngine(): MemoryEngine {
     mend: () => broken.clear(),
     check(parameters) {
       const [first] = Object.keys((parameters ?? {}) as object)
-      if (first !== undefined) throw new CurfewError('malformed', 'the memory engine takes no parameters', { reason: 'unknown_field', field: `parameters.${first}` })
+      if (first !== undefined)
+        throw new CurfewError('malformed', 'the memory engine takes no parameters', { reason: 'unknown_field', field: `parameters.${first}` })
     },
     async prepare(grant, signal) {
       await step('prepare', signal)
@@ -53,7 +54,10 @@ export function memoryEngine(): MemoryEngine {
       const user = roleOf(grant.id)
       const password = randomBytes(24).toString('base64url')
       users.set(user, password)
-      const secret = new Secret({ PGHOST: 'memory.invalid', PGPORT: '5432', PGDATABASE: 'orders', PGUSER: user, PGPASSWORD: password, PGAPPNAME: `curfew/${grant.id}` }, 'PGPASSWORD')
+      const secret = new Secret(
+        { PGHOST: 'memory.invalid', PGPORT: '5432', PGDATABASE: 'orders', PGUSER: user, PGPASSWORD: password, PGAPPNAME: `curfew/${grant.id}` },
+        'PGPASSWORD',
+      )
       return { secret, handle: { role: user }, expiresAt: null, kid: null }
     },
     async extend(_credential, signal) {

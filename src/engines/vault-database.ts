@@ -43,7 +43,8 @@ const MAX_TTL_MARGIN = 30
 /** Vault's own limit on a request: a read that began before its token died may still make a lease until then. Seconds. */
 const READ_IN_FLIGHT = 90
 
-const failed = (step: string, cause: unknown) => new CurfewError('engine_failed', `the database user could not be ${step}`, { reason: reasonOf(cause), retryAfterSeconds: 1 }, { cause })
+const failed = (step: string, cause: unknown) =>
+  new CurfewError('engine_failed', `the database user could not be ${step}`, { reason: reasonOf(cause), retryAfterSeconds: 1 }, { cause })
 
 function reasonOf(cause: unknown): string {
   if (cause instanceof VaultError) return `vault_${cause.outcome}`

@@ -27,8 +27,12 @@ export function vaultUpstream(deps: UpstreamDeps): VaultUpstream {
     if (unknown.length === 0) clear.set(path.capability, began)
     const strangers = await Promise.all(unknown.map(async id => ({ id, at: await deps.reconciler.leaseIssuedAt(id, signal) })))
     return [
-      ...ids.flatMap(id => (known.has(id) ? [{ kind: 'lease' as const, ref: id, credential: known.get(id) as CredentialId, ageSeconds: Number.POSITIVE_INFINITY }] : [])),
-      ...strangers.flatMap(({ id, at }) => (at ? [{ kind: 'lease' as const, ref: id, credential: null, ageSeconds: (began.getTime() - at.getTime()) / 1000 }] : [])),
+      ...ids.flatMap(id =>
+        known.has(id) ? [{ kind: 'lease' as const, ref: id, credential: known.get(id) as CredentialId, ageSeconds: Number.POSITIVE_INFINITY }] : [],
+      ),
+      ...strangers.flatMap(({ id, at }) =>
+        at ? [{ kind: 'lease' as const, ref: id, credential: null, ageSeconds: (began.getTime() - at.getTime()) / 1000 }] : [],
+      ),
     ]
   }
 
@@ -38,7 +42,12 @@ export function vaultUpstream(deps: UpstreamDeps): VaultUpstream {
     for (const accessor of await deps.reconciler.listAccessors(signal)) {
       const info = await deps.reconciler.accessor(accessor, signal)
       if (info?.credential) {
-        found.push({ kind: 'accessor', ref: accessor, credential: info.credential, ageSeconds: info.createdAt ? (now - info.createdAt.getTime()) / 1000 : Number.POSITIVE_INFINITY })
+        found.push({
+          kind: 'accessor',
+          ref: accessor,
+          credential: info.credential,
+          ageSeconds: info.createdAt ? (now - info.createdAt.getTime()) / 1000 : Number.POSITIVE_INFINITY,
+        })
       }
     }
     return found

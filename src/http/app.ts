@@ -24,6 +24,8 @@ export function createApp(doors: Doors): Express {
   taskRoutes(app, doors)
   credentialRoutes(app, doors)
   revocationRoutes(app, doors)
-  app.use((req, res) => refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })))
+  app.use((req, res) =>
+    refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })),
+  )
   return app
 }

@@ -113,7 +113,13 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     json: explainBody,
     answer: async ({ body, signal }) => {
       const decision = await broker.explain(
-        { evidence: { type: 'jwt', token: body.subject_token }, capability: body.capability, ttlSeconds: body.ttl_seconds ?? null, purpose: body.purpose, labels: body.labels },
+        {
+          evidence: { type: 'jwt', token: body.subject_token },
+          capability: body.capability,
+          ttlSeconds: body.ttl_seconds ?? null,
+          purpose: body.purpose,
+          labels: body.labels,
+        },
         signal,
       )
       return { status: 200, body: { decision: decisionView(decision) } }

@@ -10,7 +10,17 @@ export interface Listener {
 }
 
 export async function listen(app: Express, at: string, maxConnections: number): Promise<Listener> {
-  const server = createServer({ headersTimeout: 5_000, requestTimeout: 10_000, keepAliveTimeout: 15_000, connectionsCheckingInterval: 1_000, maxHeaderSize: 16_384, insecureHTTPParser: false }, app)
+  const server = createServer(
+    {
+      headersTimeout: 5_000,
+      requestTimeout: 10_000,
+      keepAliveTimeout: 15_000,
+      connectionsCheckingInterval: 1_000,
+      maxHeaderSize: 16_384,
+      insecureHTTPParser: false,
+    },
+    app,
+  )
   server.maxConnections = maxConnections
   server.maxRequestsPerSocket = 10_000
   const { host, port } = split(at)

@@ -27,7 +27,12 @@ export function metadataRoutes(app: Express, doors: Doors): void {
   }
 
   // RFC 8414 section 3: between host and path of the issuer; one without a path here, by configuration's rule on the server URL.
-  route(app, doors, { method: 'get', path: '/.well-known/oauth-authorization-server', who: 'public', answer: async () => ({ status: 200, headers: cached, body: metadata }) })
+  route(app, doors, {
+    method: 'get',
+    path: '/.well-known/oauth-authorization-server',
+    who: 'public',
+    answer: async () => ({ status: 200, headers: cached, body: metadata }),
+  })
   route(app, doors, {
     method: 'get',
     path: '/.well-known/openid-configuration',
@@ -44,7 +49,12 @@ export function metadataRoutes(app: Express, doors: Doors): void {
       },
     }),
   })
-  route(app, doors, { method: 'get', path: '/.well-known/jwks.json', who: 'public', answer: async () => ({ status: 200, headers: cached, body: await doors.signer.jwks('access') }) })
+  route(app, doors, {
+    method: 'get',
+    path: '/.well-known/jwks.json',
+    who: 'public',
+    answer: async () => ({ status: 200, headers: cached, body: await doors.signer.jwks('access') }),
+  })
   healthRoutes(app, doors)
 }
 

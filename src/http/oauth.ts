@@ -28,7 +28,8 @@ export function oauthRoutes(app: Express, doors: Doors): void {
     oauth: true,
     form: tokenForm,
     answer: async ({ body, presented, requestId, signal }) => {
-      if (body.grant_type !== EXCHANGE) throw new CurfewError('malformed', `the only grant type here is ${EXCHANGE}`, { reason: 'grant_type_unsupported', field: 'grant_type' })
+      if (body.grant_type !== EXCHANGE)
+        throw new CurfewError('malformed', `the only grant type here is ${EXCHANGE}`, { reason: 'grant_type_unsupported', field: 'grant_type' })
       const evidence = required(body.subject_token, 'subject_token')
       parse(evidenceType, required(body.subject_token_type, 'subject_token_type'), 'subject_token_type')
       const task = readTaskObject(type, required(body.authorization_details, 'authorization_details'))
@@ -95,7 +96,8 @@ function readTaskObject(type: string, text: string) {
       throw new CurfewError('malformed', 'must be a JSON array', { reason, field: 'authorization_details' })
     }
   })()
-  if (!Array.isArray(list) || list.length !== 1) throw new CurfewError('malformed', 'must hold exactly one task object', { reason: 'one_task_object', field: 'authorization_details' })
+  if (!Array.isArray(list) || list.length !== 1)
+    throw new CurfewError('malformed', 'must hold exactly one task object', { reason: 'one_task_object', field: 'authorization_details' })
   try {
     return parse(rarTask(type), list[0], '') as z.output<ReturnType<typeof rarTask>>
   } catch (error) {
@@ -124,7 +126,15 @@ function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: 
     token_type: credential.jkt === null ? 'Bearer' : 'DPoP',
     expires_in: secondsLeft(credential.expiresAt),
     scope: capability.scopes.join(' '),
-    authorization_details: [{ ...common, capabilities: [capability.name], actions: capability.scopes, locations: credential.audience ? [credential.audience] : [], ttl: secondsLeft(credential.expiresAt) }],
+    authorization_details: [
+      {
+        ...common,
+        capabilities: [capability.name],
+        actions: capability.scopes,
+        locations: credential.audience ? [credential.audience] : [],
+        ttl: secondsLeft(credential.expiresAt),
+      },
+    ],
     credential: credential.id,
     task: { id: task.id, token: taskToken.reveal().token, deadline_at: task.deadlineAt.toISOString() },
   }
@@ -132,7 +142,8 @@ function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: 
 
 /** RFC 7662 section 2.1: the resource server must authenticate; here by HTTP Basic with its audience's name. */
 function resourceServer(doors: Doors, req: Request): Audience {
-  const refused = () => new CurfewError('attestation_refused', 'a registered resource server must authenticate', { reason: 'client_unauthenticated', field: 'Authorization' })
+  const refused = () =>
+    new CurfewError('attestation_refused', 'a registered resource server must authenticate', { reason: 'client_unauthenticated', field: 'Authorization' })
   const given = authorization(req)
   if (given?.scheme !== 'basic') throw refused()
   const text = Buffer.from(given.value, 'base64').toString('utf8')

@@ -75,7 +75,11 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
     // The stable machine word first, so that clients which keep only the description keep it too (standards.md 2.2.3).
     const [oauthStatus, oauthError] = f.reason === 'client_unauthenticated' ? ([401, 'invalid_client'] as const) : wordFor(error)
     const challenge: Record<string, string> = oauthStatus === 401 ? { 'WWW-Authenticate': 'Basic realm="curfew"' } : {}
-    return { status: oauthStatus, headers: { ...retry, ...challenge }, body: { error: oauthError, error_description: `${f.reason ?? error.code}: ${error.message}`, ...members } }
+    return {
+      status: oauthStatus,
+      headers: { ...retry, ...challenge },
+      body: { error: oauthError, error_description: `${f.reason ?? error.code}: ${error.message}`, ...members },
+    }
   }
   const challenge: Record<string, string> = status === 401 ? { 'WWW-Authenticate': 'DPoP algs="ES256 RS256"' } : {}
   return {
@@ -94,5 +98,9 @@ function wordFor(error: CurfewError): readonly [number, string] {
 function tellBug(where: { requestId: string; oauth: boolean }): Told {
   return where.oauth
     ? { status: 500, headers: {}, body: { error: 'server_error', request_id: where.requestId } }
-    : { status: 500, headers: { 'Content-Type': 'application/problem+json' }, body: { type: 'about:blank', status: 500, request_id: where.requestId, agent_action: 'stop' } }
+    : {
+        status: 500,
+        headers: { 'Content-Type': 'application/problem+json' },
+        body: { type: 'about:blank', status: 500, request_id: where.requestId, agent_action: 'stop' },
+      }
 }

@@ -28,12 +28,17 @@ export function authorization(req: Request): { scheme: string; value: string } |
   const header = singleHeader(req, 'authorization')
   if (header === undefined) return null
   const match = /^([A-Za-z]+) ([^\s,]+)$/.exec(header)
-  if (!match) throw new CurfewError('attestation_refused', 'the Authorization header is not one scheme and one value', { reason: 'authorization_malformed', field: 'Authorization' })
+  if (!match)
+    throw new CurfewError('attestation_refused', 'the Authorization header is not one scheme and one value', {
+      reason: 'authorization_malformed',
+      field: 'Authorization',
+    })
   return { scheme: (match[1] as string).toLowerCase(), value: match[2] as string }
 }
 
 export async function rawBody(req: Request, limit: number): Promise<Buffer> {
-  if (headerValues(req, 'content-encoding').some(v => v.toLowerCase() !== 'identity')) throw malformed('compressed bodies are not accepted', 'content_encoding', 'Content-Encoding')
+  if (headerValues(req, 'content-encoding').some(v => v.toLowerCase() !== 'identity'))
+    throw malformed('compressed bodies are not accepted', 'content_encoding', 'Content-Encoding')
   if (Number(req.headers['content-length'] ?? 0) > limit) throw tooLarge(limit)
   const chunks: Buffer[] = []
   let size = 0

@@ -59,7 +59,14 @@ export function revocationRoutes(app: Express, doors: Doors): void {
       const source = authenticSource(doors, req, raw)
       const signal = await broker.acceptSignal(
         source,
-        { eventId: body.id, type: body.type, severity: body.severity, subject: subjectOf(body.subject), occurredAt: new Date(body.occurred_at), detail: body.detail ?? null },
+        {
+          eventId: body.id,
+          type: body.type,
+          severity: body.severity,
+          subject: subjectOf(body.subject),
+          occurredAt: new Date(body.occurred_at),
+          detail: body.detail ?? null,
+        },
         requestId,
       )
       return { status: 202, headers: { Location: `/v1/signals/${signal.id}` }, body: { signal: signalView(signal) } }
@@ -88,12 +95,16 @@ export function revocationRoutes(app: Express, doors: Doors): void {
 
 /** Signed over the bytes as they came and the time they were sent at, so that an old statement cannot be sent again (H30). */
 function authenticSource(doors: Doors, req: Request, raw: Buffer): string {
-  const refused = (reason: string) => new CurfewError('attestation_refused', 'this signal is not signed by a registered source', { reason, field: 'Curfew-Signature' })
+  const refused = (reason: string) =>
+    new CurfewError('attestation_refused', 'this signal is not signed by a registered source', { reason, field: 'Curfew-Signature' })
   const source = doors.signalSources.find(s => s.name === singleHeader(req, 'curfew-source'))
   const parts = /^t=(\d{1,12}),v1=([0-9a-f]{64})$/.exec(singleHeader(req, 'curfew-signature') ?? '')
   if (!source || !parts) throw refused(source ? 'signature_malformed' : 'source_unknown')
   const [, sentAt, given] = parts as unknown as [string, string, string]
-  const wanted = createHmac('sha256', source.secret.reveal().token as string).update(`${sentAt}.`).update(raw).digest()
+  const wanted = createHmac('sha256', source.secret.reveal().token as string)
+    .update(`${sentAt}.`)
+    .update(raw)
+    .digest()
   if (!timingSafeEqual(Buffer.from(given, 'hex'), wanted)) throw refused('signature_invalid')
   const age = doors.store.clock.now().getTime() / 1000 - Number(sentAt)
   if (age > source.maxAgeSeconds || age < -60) throw refused('signature_old')

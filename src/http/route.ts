@@ -1,13 +1,14 @@
 /** Owns the one way a route is written: who may call it, what it takes, one function that answers. */
-import type { Express, Request, Response } from 'express'
+
 import { randomUUID } from 'node:crypto'
+import type { Express, Request, Response } from 'express'
 import type { z } from 'zod'
 import type { Broker } from '../broker/broker.js'
 import type { Log } from '../broker/deps.js'
 import type { Holder } from '../broker/holder.js'
 import type { Presented } from '../broker/prove.js'
-import type { Audience, Capability } from '../domain/capability.js'
 import type { AuditKind } from '../domain/audit.js'
+import type { Audience, Capability } from '../domain/capability.js'
 import { CurfewError } from '../domain/errors.js'
 import { may, type Operator, type Right } from '../domain/operator.js'
 import { operatorTokenDigest } from '../domain/operator-token.js'
@@ -37,7 +38,10 @@ export interface Readiness {
 }
 
 /** The caller, as the route demanded it. */
-export type Caller = { readonly kind: 'anyone' } | { readonly kind: 'holder'; readonly holder: Holder } | { readonly kind: 'operator'; readonly operator: Operator }
+export type Caller =
+  | { readonly kind: 'anyone' }
+  | { readonly kind: 'holder'; readonly holder: Holder }
+  | { readonly kind: 'operator'; readonly operator: Operator }
 
 export interface Call<B, Q> {
   readonly body: B
@@ -79,7 +83,8 @@ export function route<B = undefined, Q = undefined>(app: Express, doors: Doors, 
       const signal = AbortSignal.timeout(REQUEST_MS)
       const presented: Presented = { proofs: headerValues(req, 'dpop'), method: req.method, path: req.path }
       const query = parse(spec.query, spec.query ? { ...req.query } : undefined, 'query')
-      if (!spec.query && Object.keys(req.query).length > 0) throw new CurfewError('malformed', 'this route takes no query parameters', { reason: 'unknown_field', field: 'query' })
+      if (!spec.query && Object.keys(req.query).length > 0)
+        throw new CurfewError('malformed', 'this route takes no query parameters', { reason: 'unknown_field', field: 'query' })
       const params = req.params as Record<string, string>
       const caller = await callerOf(doors, spec.who, req, presented, params.task ?? null)
       const { value, raw } = spec.json ? await jsonBody(req) : { value: spec.form ? await formBody(req) : undefined, raw: Buffer.alloc(0) }
@@ -107,11 +112,21 @@ function send(res: Response, answer: Answer): void {
 }
 
 /** One refusal, one audit row (I6, K7): what was denied by policy has its decision already. If it cannot be written, nothing else is said. */
-export async function refuse(doors: Doors, spec: { path: string; oauth?: true }, req: Request, res: Response, requestId: string, error: unknown): Promise<void> {
+export async function refuse(
+  doors: Doors,
+  spec: { path: string; oauth?: true },
+  req: Request,
+  res: Response,
+  requestId: string,
+  error: unknown,
+): Promise<void> {
   let told = tell(error, { serverUrl: doors.serverUrl, requestId, oauth: spec.oauth === true })
   if (!(error instanceof CurfewError)) doors.log.error({ err: error, requestId, route: spec.path }, 'a request failed on our side')
   else {
-    doors.log.warn({ code: error.code, reason: error.facts.reason, field: error.facts.field, requestId, route: spec.path, ...(error.cause ? { err: error.cause } : {}) }, 'a request was refused')
+    doors.log.warn(
+      { code: error.code, reason: error.facts.reason, field: error.facts.field, requestId, route: spec.path, ...(error.cause ? { err: error.cause } : {}) },
+      'a request was refused',
+    )
     if (error.code !== 'unavailable' && !error.facts.decision) {
       try {
         await doors.store.audit.append({
@@ -123,7 +138,11 @@ export async function refuse(doors: Doors, spec: { path: string; oauth?: true },
           data: { code: error.code, route: `${req.method} ${spec.path}`, ...(error.facts.field ? { field: error.facts.field } : {}) },
         })
       } catch (cause) {
-        told = tell(new CurfewError('unavailable', 'the audit log cannot be written', { reason: 'audit_unavailable' }, { cause }), { serverUrl: doors.serverUrl, requestId, oauth: spec.oauth === true })
+        told = tell(new CurfewError('unavailable', 'the audit log cannot be written', { reason: 'audit_unavailable' }, { cause }), {
+          serverUrl: doors.serverUrl,
+          requestId,
+          oauth: spec.oauth === true,
+        })
       }
     }
   }
@@ -151,7 +170,8 @@ async function callerOf(doors: Doors, who: Route<never, never>['who'], req: Requ
 
 async function operatorOf(doors: Doors, token: string, right: Right): Promise<Operator> {
   const operator = await doors.store.operators.byToken(doors.sealDigest(operatorTokenDigest(token)))
-  if (!operator || operator.disabledAt) throw new CurfewError('attestation_refused', 'this is no operator token of this broker', { reason: 'operator_refused', field: 'Authorization' })
+  if (!operator || operator.disabledAt)
+    throw new CurfewError('attestation_refused', 'this is no operator token of this broker', { reason: 'operator_refused', field: 'Authorization' })
   if (!may(operator.role, right)) throw new CurfewError('forbidden', `the role ${operator.role} may not do this`, { reason: 'role_insufficient' })
   return operator
 }

@@ -13,11 +13,17 @@ const line = (max: number) =>
     .string()
     .min(1)
     .max(max)
-    .refine(s => !/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/u.test(s), 'must be one line without control or formatting characters')
+    .refine(
+      s => !/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/u.test(s),
+      'must be one line without control or formatting characters',
+    )
     .refine(s => s === s.trim(), 'must not begin or end with a space')
 
 const word = z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/, 'must be lower-case letters, digits, _ and -')
-export const capabilityName = z.string().max(100).regex(/^[a-z][a-z0-9-]*(\/[a-z0-9][a-z0-9-]*)*$/, 'must be lower-case words joined by /')
+export const capabilityName = z
+  .string()
+  .max(100)
+  .regex(/^[a-z][a-z0-9-]*(\/[a-z0-9][a-z0-9-]*)*$/, 'must be lower-case words joined by /')
 const seconds = (min: number, max: number) => z.int().min(min).max(max)
 const labels = z.record(word, line(200)).refine(l => Object.keys(l).length <= 16, 'may have 16 entries at most')
 
@@ -49,7 +55,12 @@ export const tokenForm = z.strictObject({
 
 export const tokenQueryForm = z.strictObject({ token, token_type_hint: z.string().max(100).optional() })
 
-export const credentialBody = z.strictObject({ capability: capabilityName, ttl_seconds: seconds(5, 43_200).optional(), subject_token: token.optional(), subject_token_type: evidenceType.optional() })
+export const credentialBody = z.strictObject({
+  capability: capabilityName,
+  ttl_seconds: seconds(5, 43_200).optional(),
+  subject_token: token.optional(),
+  subject_token_type: evidenceType.optional(),
+})
 export const idempotencyKey = z.string().regex(/^[\x21-\x7e]{8,128}$/, 'must be 8 to 128 printable characters')
 export const outcomeBody = z.strictObject({ outcome: line(200).optional() })
 export const emptyBody = z.strictObject({})
@@ -95,5 +106,10 @@ export const credentialQuery = z.strictObject({
   after: credentialId.optional(),
   limit,
 })
-export const decisionQuery = z.strictObject({ identity: identity.optional(), capability: capabilityName.optional(), allowed: z.enum(['true', 'false']).optional(), limit })
+export const decisionQuery = z.strictObject({
+  identity: identity.optional(),
+  capability: capabilityName.optional(),
+  allowed: z.enum(['true', 'false']).optional(),
+  limit,
+})
 export const pageQuery = z.strictObject({ limit })

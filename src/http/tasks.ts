@@ -33,7 +33,11 @@ export function taskRoutes(app: Express, doors: Doors): void {
         signal,
       )
       const expires = Math.floor((task.deadlineAt.getTime() - store.clock.now().getTime()) / 1000)
-      return { status: 201, headers: { Location: `/v1/tasks/${task.id}` }, body: { task: taskView(task), token: token.reveal().token, token_type: 'DPoP', expires_in: expires } }
+      return {
+        status: 201,
+        headers: { Location: `/v1/tasks/${task.id}` },
+        body: { task: taskView(task), token: token.reveal().token, token_type: 'DPoP', expires_in: expires },
+      }
     },
   })
 
@@ -59,7 +63,9 @@ export function taskRoutes(app: Express, doors: Doors): void {
     json: credentialBody,
     answer: async ({ body, caller, req, requestId, signal }) => {
       const key = parse(idempotencyKey.optional(), singleHeader(req, 'idempotency-key'), 'Idempotency-Key')
-      const hash = createHash('sha256').update(JSON.stringify([body.capability, body.ttl_seconds ?? null])).digest('base64url')
+      const hash = createHash('sha256')
+        .update(JSON.stringify([body.capability, body.ttl_seconds ?? null]))
+        .digest('base64url')
       const { credential, secret } = await broker.issue(
         holderOf(caller),
         {
@@ -72,7 +78,11 @@ export function taskRoutes(app: Express, doors: Doors): void {
         signal,
       )
       const token = 'token' in secret.reveal() ? { token_type: credential.jkt === null ? 'Bearer' : 'DPoP' } : {}
-      return { status: 201, headers: { Location: `/v1/credentials/${credential.id}` }, body: { credential: credentialView(credential), secret: secret.reveal(), ...token } }
+      return {
+        status: 201,
+        headers: { Location: `/v1/credentials/${credential.id}` },
+        body: { credential: credentialView(credential), secret: secret.reveal(), ...token },
+      }
     },
   })
 

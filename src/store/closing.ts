@@ -122,7 +122,7 @@ const MATCHES: Readonly<Record<string, string>> = {
   all: '$1::text is not null',
 }
 /** The scopes that end tasks as well: a live task token would ask again with the same old evidence. */
-const ENDS_TASKS = new Set<SelectorKind>(['identity', 'issuer', 'all'])
+export const ENDS_TASKS: ReadonlySet<SelectorKind> = new Set(['identity', 'issuer', 'all'])
 /** Tasks a pass; they cost little, their credentials are counted apart. */
 const TASKS_A_PASS = 1_000
 

@@ -38,7 +38,10 @@ describe('evidence', () => {
   it('T40 used twice, one after the other: the second is refused, and its twin with fresh evidence succeeds', async () => {
     const evidence = await house.evidence()
     expect((await ci.open({ subject_token: evidence })).status).toBe(201)
-    await oneMoreRow(async () => expect((await ci.open({ subject_token: evidence })).body).toMatchObject({ status: 401, code: 'attestation_refused', reason: 'replayed' }), 'replayed')
+    await oneMoreRow(
+      async () => expect((await ci.open({ subject_token: evidence })).body).toMatchObject({ status: 401, code: 'attestation_refused', reason: 'replayed' }),
+      'replayed',
+    )
     expect((await ci.open({ subject_token: await house.evidence() })).status).toBe(201)
   })
 
@@ -86,7 +89,10 @@ describe('evidence', () => {
     ['T19 a life beyond the cap', { exp: 4_000_000_000 }, 'life_too_long'],
   ])('%s is refused', async (_name, claims, reason) => {
     const evidence = await house.evidence(claims as Record<string, string>)
-    await oneMoreRow(async () => expect((await ci.open({ subject_token: evidence })).body).toMatchObject({ status: 401, code: 'attestation_refused', reason }), reason)
+    await oneMoreRow(
+      async () => expect((await ci.open({ subject_token: evidence })).body).toMatchObject({ status: 401, code: 'attestation_refused', reason }),
+      reason,
+    )
   })
 
   it('T34 another repository of the same owner is another workload: denied by policy, not by name', async () => {
@@ -110,7 +116,9 @@ describe('proofs of possession', () => {
   }
 
   it('T41 missing', async () => {
-    const answer = await http().post('/v1/tasks').send(task(await house.evidence()))
+    const answer = await http()
+      .post('/v1/tasks')
+      .send(task(await house.evidence()))
     expect(answer.body).toMatchObject({ status: 401, code: 'proof_refused', reason: 'proof_missing', field: 'DPoP' })
     expect((await open(await ci.proof('POST', '/v1/tasks'))).status).toBe(201)
   })
@@ -154,7 +162,12 @@ describe('proofs of possession', () => {
     expect((await ci.credential(held, 'demo/orders-ro')).status).toBe(201)
   })
   it('T41 H31 the Host header chooses nothing', async () => {
-    const answer = await http().post('/v1/tasks').set('Host', 'evil.example').set('X-Forwarded-Host', 'evil.example').set('DPoP', await ci.proof('POST', '/v1/tasks')).send(task(await house.evidence()))
+    const answer = await http()
+      .post('/v1/tasks')
+      .set('Host', 'evil.example')
+      .set('X-Forwarded-Host', 'evil.example')
+      .set('DPoP', await ci.proof('POST', '/v1/tasks'))
+      .send(task(await house.evidence()))
     expect(answer.status).toBe(201)
     const metadata = await http().get('/.well-known/oauth-authorization-server').set('Host', 'evil.example')
     expect(metadata.body.issuer).toBe(SERVER)
@@ -220,7 +233,10 @@ describe('callers and classes', () => {
   it('an auditor may look and not act', async () => {
     const auditor = await house.operator('auditor')
     const body = { selector: { task: mine.task } }
-    expect((await http().post('/v1/revocations').set('Authorization', `Bearer ${auditor}`).send(body)).body).toMatchObject({ status: 403, reason: 'role_insufficient' })
+    expect((await http().post('/v1/revocations').set('Authorization', `Bearer ${auditor}`).send(body)).body).toMatchObject({
+      status: 403,
+      reason: 'role_insufficient',
+    })
     const responder = await house.operator('responder')
     expect((await http().post('/v1/revocations').set('Authorization', `Bearer ${responder}`).send(body)).status).toBe(202)
   })
@@ -244,7 +260,13 @@ describe('callers and classes', () => {
 })
 
 describe('H30 signals', () => {
-  const event = () => ({ id: randomBytes(8).toString('hex'), type: 'token.leaked', severity: 'high', subject: { identity: 'github:repository_id=456789000' }, occurred_at: '2026-01-01T00:00:00Z' })
+  const event = () => ({
+    id: randomBytes(8).toString('hex'),
+    type: 'token.leaked',
+    severity: 'high',
+    subject: { identity: 'github:repository_id=456789000' },
+    occurred_at: '2026-01-01T00:00:00Z',
+  })
   const send = async ({ headers, text }: ReturnType<House['signal']>, body = text) => http().post('/v1/signals').set(headers).send(body)
 
   it('a wrong key, an altered body, an old signature and an unknown source are refused; the plain one is accepted', async () => {
@@ -304,7 +326,8 @@ describe('bodies and paths', () => {
     }
   })
   it('H19 case, slashes, dots, methods and queries that are not exactly a route are no route', async () => {
-    for (const path of ['/V1/tasks', '/v1/tasks/', '//v1/tasks', '/v1/./tasks', '/v1/%2e/tasks', '/v1/tasks;x']) expect((await post(path, task('x'))).status).toBe(404)
+    for (const path of ['/V1/tasks', '/v1/tasks/', '//v1/tasks', '/v1/./tasks', '/v1/%2e/tasks', '/v1/tasks;x'])
+      expect((await post(path, task('x'))).status).toBe(404)
     expect((await http().put('/v1/tasks').send({})).status).toBe(404)
     expect((await http().get('/v1/tasks').set('X-HTTP-Method-Override', 'POST')).status).toBe(404)
     expect((await http().get('/livez?x=1')).body).toMatchObject({ status: 400, field: 'query' })
@@ -344,28 +367,35 @@ describe('vectors from outside', () => {
     for (const name of readdirSync(dir)) {
       const bytes = readFileSync(join(dir, name))
       if (bytes.length > 16_384) continue
-      const answer = await http().post('/v1/decisions:explain').set('Content-Type', 'application/json').serialize(b => b).send(bytes.toString('latin1'))
+      const answer = await http()
+        .post('/v1/decisions:explain')
+        .set('Content-Type', 'application/json')
+        .serialize(b => b)
+        .send(bytes.toString('latin1'))
       expect([name, answer.status]).toEqual([name, 400])
     }
   })
-  it.skipIf(data === null)(`H05 naughty strings in every text: refused by name or taken as they are${data === null ? ' (skipped: the vectors are not here)' : ''}`, async () => {
-    const strings = JSON.parse(readFileSync(join(data as string, 'naughty-strings', 'blns.json'), 'utf8')) as string[]
-    const held = { plain: 0, refused: 0 }
-    for (const text of strings) {
-      const answer = await ci.open({ purpose: text, labels: { note: text }, owner: text })
-      expect([201, 400]).toContain(answer.status)
-      if (answer.status === 201) {
-        held.plain++
-        expect(answer.body.task.purpose).toBe(text)
-        expect(answer.body.task.labels.note).toBe(text)
-      } else {
-        held.refused++
-        expect(answer.body.code).toBe('malformed')
+  it.skipIf(data === null)(
+    `H05 naughty strings in every text: refused by name or taken as they are${data === null ? ' (skipped: the vectors are not here)' : ''}`,
+    async () => {
+      const strings = JSON.parse(readFileSync(join(data as string, 'naughty-strings', 'blns.json'), 'utf8')) as string[]
+      const held = { plain: 0, refused: 0 }
+      for (const text of strings) {
+        const answer = await ci.open({ purpose: text, labels: { note: text }, owner: text })
+        expect([201, 400]).toContain(answer.status)
+        if (answer.status === 201) {
+          held.plain++
+          expect(answer.body.task.purpose).toBe(text)
+          expect(answer.body.task.labels.note).toBe(text)
+        } else {
+          held.refused++
+          expect(answer.body.code).toBe('malformed')
+        }
       }
-    }
-    expect(held.plain).toBeGreaterThan(300)
-    expect(held.refused).toBeGreaterThan(20)
-  })
+      expect(held.plain).toBeGreaterThan(300)
+      expect(held.refused).toBeGreaterThan(20)
+    },
+  )
   it('P-resource an unknown resource, and one that no capability is for', async () => {
     const details = JSON.stringify([{ type: `${SERVER}/rar/task/v1`, purpose: 'x', capabilities: ['demo/orders-ro'] }])
     const ask = async (resource: string) => ci.exchange({ subject_token: await house.evidence(), resource, authorization_details: details })

@@ -1,16 +1,20 @@
 /** The command line over the real server: the same commands as in test/unit/cli, with nothing in between faked. */
 import { spawn } from 'node:child_process'
+import { generateKeyPairSync } from 'node:crypto'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { registeredAttestor } from '../../src/attestors/registered.js'
+import { findEvidence } from '../../src/cli/evidence.js'
 import { run } from '../../src/cli/program.js'
+import { createOutbound } from '../../src/clients/outbound.js'
 import type { TaskId } from '../../src/domain/ids.js'
 import { introspect } from '../caller.js'
-import { EDR_SECRET, type House, LEGACY, makeHouse } from '../house.js'
+import { EDR_SECRET, type House, LEGACY, makeHouse, SERVER } from '../house.js'
 
 const ENTRY = fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url))
 
@@ -20,31 +24,40 @@ let home: string
 let env: Record<string, string>
 /** Ends what was revoked, as a worker would. */
 let worker: NodeJS.Timeout
+let working = true
+let responder: string
 
-beforeEach(async () => {
+/** One house for all: what one test leaves behind is ended before the next. */
+beforeAll(async () => {
   house = await makeHouse()
-  home = mkdtempSync(join(tmpdir(), 'curfew-cli-'))
   server = createServer(house.http)
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  env = {
-    HOME: home,
-    PATH: process.env.PATH ?? '',
-    CURFEW_URL: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    CURFEW_OPERATOR_TOKEN: await house.operator('responder'),
+  responder = await house.operator('responder')
+})
+afterAll(async () => {
+  server.closeAllConnections()
+  await new Promise(resolve => server.close(resolve))
+  await house.close()
+})
+
+beforeEach(async () => {
+  home = mkdtempSync(join(tmpdir(), 'curfew-cli-'))
+  env = { HOME: home, PATH: process.env.PATH ?? '', CURFEW_URL: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, CURFEW_OPERATOR_TOKEN: responder }
+  for (const task of await house.app.store.tasks.list({ state: 'open', limit: 100 })) {
+    await house.app.broker.revoke({ kind: 'task', key: task.id }, 'requested', { actor: { kind: 'operator', id: 'test' } })
   }
+  await house.work()
+  working = true
   let busy = false
   worker = setInterval(async () => {
-    if (busy) return
+    if (busy || !working) return
     busy = true
     await house.work().catch(() => {})
     busy = false
   }, 50)
 })
-afterEach(async () => {
+afterEach(() => {
   clearInterval(worker)
-  server.closeAllConnections()
-  await new Promise(resolve => server.close(resolve))
-  await house.close()
   rmSync(home, { recursive: true, force: true })
 })
 
@@ -186,8 +199,9 @@ describe('respond', () => {
     expect((await introspect(house, token, 'legacy')).body).toEqual({ active: false })
     const id = /rev_\w+/.exec(revoked.err)?.[0] as string
     expect((await type('show', id)).out).toMatch(/message +INC-204/)
-    expect((await type('list', '--state', 'revoked')).out).toContain('requested')
-    expect((await type('complete')).err).toContain('task')
+    expect((await type('list', '--task', task, '--state', 'revoked')).out).toContain('requested')
+    const late = await type('complete')
+    expect(late).toMatchObject({ exit: 0, err: expect.stringMatching(/^task tsk_\w+ revoked: confirmed dead before\n$/) })
   })
 
   test('all of an identity, including what is closed behind the cut-off', async () => {
@@ -201,10 +215,10 @@ describe('respond', () => {
     }
   })
 
-  test('a backend that refuses is not called dead: exit 10, stuck, with its failure', async () => {
+  test('what no worker has ended yet is not called dead: exit 10', async () => {
     const t = await type('token', 'demo/orders-bearer', ...(await evidence()))
     expect(t.exit).toBe(0)
-    clearInterval(worker)
+    working = false
     const { exit, out } = await type('revoke', '--identity', 'github:repository_id=456789', '--reason', 'r', '--wait', '1s')
     expect(exit).toBe(10)
     expect(out).toMatch(/crd_\w+ (active|revoking)/)
@@ -219,12 +233,27 @@ describe('respond', () => {
     expect((await type('list')).exit).toBe(3)
   })
 
-  test('a registered agent asks with its own key', async () => {
-    const { generateKeyPairSync } = await import('node:crypto')
-    const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  test('a registered agent states itself as the attestor wants it; with another key it is nobody', async () => {
+    const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
     const path = join(home, 'agent.key')
     writeFileSync(path, JSON.stringify(privateKey.export({ format: 'jwk' })), { mode: 0o600 })
-    // Not the registered key: the shape is right, the signature is not.
+    const attestor = await registeredAttestor(
+      [
+        {
+          name: 'agents',
+          kind: 'registered',
+          maxTtlSeconds: 900,
+          owner: null,
+          enabled: true,
+          maxLifeSeconds: 300,
+          agents: [{ name: 'reporter', owner: '@data', key: { jwk: publicKey.export({ format: 'jwk' }) as Record<string, unknown> }, labels: {} }],
+        },
+      ],
+      { serverUrl: SERVER, clock: house.app.store.clock, outbound: createOutbound(), readFile: async () => '', log: house.app.log },
+    )
+    const token = await findEvidence({ agent: 'agents/reporter', agentKey: path }, { env: {} }).fresh(SERVER, AbortSignal.timeout(1_000))
+    expect(await attestor.attest({ type: 'jwt', token }, AbortSignal.timeout(1_000))).toMatchObject({ identity: 'agents:agent=reporter', replay: 'single_use' })
+
     const { exit, err } = await type('why', 'demo/orders-ro', '--agent', 'agents/reporter', '--agent-key', path)
     expect(exit).toBe(3)
     expect(err).toContain('signature_invalid')

@@ -12,7 +12,8 @@ beforeAll(async () => {
 })
 afterAll(() => house?.close())
 
-const details = (more: Record<string, unknown> = {}) => JSON.stringify([{ type: `${SERVER}/rar/task/v1`, purpose: 'nightly report', capabilities: ['demo/orders-ro'], ...more }])
+const details = (more: Record<string, unknown> = {}) =>
+  JSON.stringify([{ type: `${SERVER}/rar/task/v1`, purpose: 'nightly report', capabilities: ['demo/orders-ro'], ...more }])
 
 describe('the walk in and out', () => {
   it('a CI job exchanges its evidence for a token of one resource server, bound to its key, and loses it when it completes', async () => {
@@ -24,7 +25,15 @@ describe('the walk in and out', () => {
     expect(answer.body.expires_in).toBeLessThanOrEqual(120)
 
     const live = await introspect(house, answer.body.access_token)
-    expect(live.body).toMatchObject({ active: true, aud: ORDERS, sub: 'github:repository_id=456789', jti: answer.body.credential, cnf: { jkt: ci.jkt }, token_type: 'DPoP', task: { id: answer.body.task.id } })
+    expect(live.body).toMatchObject({
+      active: true,
+      aud: ORDERS,
+      sub: 'github:repository_id=456789',
+      jti: answer.body.credential,
+      cnf: { jkt: ci.jkt },
+      token_type: 'DPoP',
+      task: { id: answer.body.task.id },
+    })
     expect((await introspect(house, answer.body.access_token, 'legacy')).body).toEqual({ active: false })
 
     const held = { task: answer.body.task.id, token: answer.body.task.token }
@@ -138,7 +147,13 @@ describe('the walk in and out', () => {
   it('a signed risk signal ends what it names, once, and a lesser one denies new credentials for a while', async () => {
     const held = await ci.opened()
     const made = await ci.credential(held, 'demo/orders-ro')
-    const event = { id: 'evt-1', type: 'token.leaked', severity: 'high', subject: { credential: made.body.credential.id }, occurred_at: new Date(house.now() * 1000).toISOString() }
+    const event = {
+      id: 'evt-1',
+      type: 'token.leaked',
+      severity: 'high',
+      subject: { credential: made.body.credential.id },
+      occurred_at: new Date(house.now() * 1000).toISOString(),
+    }
     const { headers, text } = house.signal(event)
     const first = await supertest(house.http).post('/v1/signals').set(headers).send(text)
     expect(first.body.signal).toMatchObject({ rule: 'high-revokes', act: { kind: 'revoke' } })

@@ -4,11 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis as Client } from 'ioredis'
-import { stringify } from 'yaml'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { stringify } from 'yaml'
 import { MIGRATIONS } from '../../src/compose.js'
-import { newId } from '../../src/domain/ids.js'
-import { newOperatorToken, operatorTokenDigest } from '../../src/domain/operator-token.js'
 import { inherited, isAbsent, repository } from '../../src/dev/find.js'
 import { type DevIssuer, startIssuer } from '../../src/dev/issuer.js'
 import { freePort } from '../../src/dev/ports.js'
@@ -16,6 +14,8 @@ import { type Postgres, startPostgres } from '../../src/dev/postgres.js'
 import { type Child, startProcess } from '../../src/dev/process.js'
 import { type Redis, startRedis } from '../../src/dev/redis.js'
 import { call, createWorkload, type Workload } from '../../src/dev/workload.js'
+import { newId } from '../../src/domain/ids.js'
+import { newOperatorToken, operatorTokenDigest } from '../../src/domain/operator-token.js'
 import { Secret } from '../../src/domain/secret.js'
 import { masterKeyWrapper, sealDigest } from '../../src/signers/sealed.js'
 import { migrate, readMigrations } from '../../src/store/migrate.js'
@@ -48,7 +48,10 @@ describe.skipIf(absent !== null)(`API and worker as two processes over a real Po
     await migrate(connections.main, await readMigrations(MIGRATIONS))
     const seal = await sealDigest(masterKeyWrapper(Secret.token(masterKey)))
     const store = await storeOver(connections, 'postgres', { sealDigest: seal, log }, async () => {})
-    await store.operators.add({ id: newId('operator'), name: 'test', role: 'admin' }, seal(operatorTokenDigest(operator)), { requestId: null, actor: { kind: 'broker', id: 'test' } })
+    await store.operators.add({ id: newId('operator'), name: 'test', role: 'admin' }, seal(operatorTokenDigest(operator)), {
+      requestId: null,
+      actor: { kind: 'broker', id: 'test' },
+    })
     await store.close()
     ci = await createWorkload(server)
   })
@@ -99,7 +102,13 @@ describe.skipIf(absent !== null)(`API and worker as two processes over a real Po
     running.push(await process_('serve', 'src/main.js', async () => (await call('GET', `${server}/readyz`)).status === 200))
     // The worker has no door: it is there when it has registered with Redis.
     const client = new Client((redis as Redis).url)
-    running.push(await process_('worker', 'workers/main.js', async () => (await client.client('LIST') as string).split('\n').filter(l => /name=curfew:|bull|blpop|bzpopmin/i.test(l)).length >= 3))
+    running.push(
+      await process_(
+        'worker',
+        'workers/main.js',
+        async () => ((await client.client('LIST')) as string).split('\n').filter(l => /name=curfew:|bull|blpop|bzpopmin/i.test(l)).length >= 3,
+      ),
+    )
     client.disconnect()
   }
 
@@ -126,7 +135,12 @@ describe.skipIf(absent !== null)(`API and worker as two processes over a real Po
     const body = JSON.stringify({ id: credential, type: 'token.leaked', severity: 'high', subject: { credential }, occurred_at: new Date().toISOString() })
     const at = Math.floor(Date.now() / 1000)
     const mac = createHmac('sha256', EDR_SECRET).update(`${at}.${body}`).digest('hex')
-    return (await call('POST', `${server}/v1/signals`, { headers: { 'content-type': 'application/json', 'curfew-source': 'edr', 'curfew-signature': `t=${at},v1=${mac}` }, body })).status
+    return (
+      await call('POST', `${server}/v1/signals`, {
+        headers: { 'content-type': 'application/json', 'curfew-source': 'edr', 'curfew-signature': `t=${at},v1=${mac}` },
+        body,
+      })
+    ).status
   }
 
   it('BullMQ carries it: with the sweep set to an hour, completion, expiry and a signal reach `revoked` within 2 s', async () => {

@@ -24,7 +24,11 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
 
   beforeAll(async () => {
     target = await prepareOrders({ vault: vault as Vault, postgres: postgres as Postgres, dir })
-    house = await makeHouse({ capabilities: [target.capability('demo/orders-vault') as Record<string, unknown>], more: { vault: target.vault }, alsoAllow: ['demo/orders-vault'] })
+    house = await makeHouse({
+      capabilities: [target.capability('demo/orders-vault') as Record<string, unknown>],
+      more: { vault: target.vault },
+      alsoAllow: ['demo/orders-vault'],
+    })
     ci = await caller(house)
     admin = new pg.Client({ connectionString: (postgres as Postgres).url })
     await admin.connect()
@@ -45,7 +49,14 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
     return { held, id: answer.body.credential.id as string, secret: answer.body.secret as Record<string, string> }
   }
   const login = async (s: Record<string, string>) => {
-    const client = new pg.Client({ host: s.PGHOST, port: Number(s.PGPORT), database: s.PGDATABASE, user: s.PGUSER, password: s.PGPASSWORD, application_name: s.PGAPPNAME })
+    const client = new pg.Client({
+      host: s.PGHOST,
+      port: Number(s.PGPORT),
+      database: s.PGDATABASE,
+      user: s.PGUSER,
+      password: s.PGPASSWORD,
+      application_name: s.PGAPPNAME,
+    })
     client.on('error', () => {})
     await client.connect()
     return client
@@ -62,7 +73,10 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
     const since = performance.now()
     await ci.as(held, 'post', `/v1/tasks/${held.task}/complete`, {})
     await house.work()
-    expect(await house.app.store.credentials.get(id as never)).toMatchObject({ state: 'revoked', probe: { outcome: 'dead', looked: ['lease', 'accessor', 'role', 'sessions'] } })
+    expect(await house.app.store.credentials.get(id as never)).toMatchObject({
+      state: 'revoked',
+      probe: { outcome: 'dead', looked: ['lease', 'accessor', 'role', 'sessions'] },
+    })
     expect(performance.now() - since).toBeLessThan(10_000)
     await cut
     expect(await roles()).toEqual([])
@@ -78,7 +92,13 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
           const client = await login(secret).catch(() => null)
           if (!client) continue
           await client.query('set role app_ro').catch(() => {})
-          while (on && (await client.query('select count(*) from orders').then(() => true, () => false)));
+          while (
+            on &&
+            (await client.query('select count(*) from orders').then(
+              () => true,
+              () => false,
+            ))
+          );
           await client.end().catch(() => {})
         }
       })()

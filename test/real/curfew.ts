@@ -123,4 +123,4 @@ function secretsIn(dir: string): (name: string, text: string) => { file: string 
 }
 
 /** A worker listens nowhere; its log is the only place where it says that its queues are open. */
-const saysWorking = (log: string): boolean => readFileSync(log, 'utf8').includes('"msg":"working"')
+const saysWorking = (log: string): boolean => readFileSync(log, 'utf8').includes('"event":"working"')

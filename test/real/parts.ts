@@ -1,5 +1,5 @@
 /** Owns the set of real parts that `up` starts side by side, and what each adds to the state and to the env file. */
-import { rmSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type Absent, isAbsent } from '../../src/dev/find.js'
 import { type OrdersTarget, prepareOrders } from '../../src/dev/orders-target.js'
@@ -27,6 +27,7 @@ export type Say = (name: string, text: string) => void
 const SUBFOLDERS = ['store', 'target', 'redis', 'vault', 'spire', 'orders', 'curfew']
 
 export async function startParts(dir: string, say: Say, signal: AbortSignal): Promise<Parts> {
+  mkdirSync(dir, { recursive: true, mode: 0o755 }) // PostgreSQL, which may run as another user, must walk through it
   // Vault forgets at its end, so rows that an earlier run left in the store would speak of leases that nobody knows.
   for (const name of SUBFOLDERS) rmSync(join(dir, name), { recursive: true, force: true })
   const state: State = { processes: [], folders: [] }

@@ -30,6 +30,7 @@ describe('the README is true', () => {
   })
 
   it('names only files that are there', () => {
-    for (const [, path] of text.matchAll(/\]\(([^)#]+)\)|`((?:config|docs)\/[\w./-]+)`/g)) if (path && !path.includes(':')) expect([path, existsSync(new URL(path, root))]).toEqual([path, true])
+    for (const [, path] of text.matchAll(/\]\(([^)#]+)\)|`((?:config|docs)\/[\w./-]+)`/g))
+      if (path && !path.includes(':')) expect([path, existsSync(new URL(path, root))]).toEqual([path, true])
   })
 })

@@ -1,8 +1,8 @@
 /** Owns what a provider profile is: data about a provider's tokens, and one pure step from verified claims to our words. */
 import type { JWTPayload } from 'jose'
 import type { OidcIssuerConfig } from '../../config-schema.js'
-import type { Attributes, ReplayMode } from '../../domain/workload.js'
 import { CurfewError } from '../../domain/errors.js'
+import type { Attributes, ReplayMode } from '../../domain/workload.js'
 
 export interface Normalised {
   readonly identity: string

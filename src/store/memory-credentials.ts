@@ -1,0 +1,263 @@
+/** Owns credentials in memory. */
+import { CLAIM_MS, type Claim, type Credential, type CredentialState, MINT_WINDOW_MS } from '../domain/credential.js'
+import type { Grant } from '../domain/decision.js'
+import { CurfewError } from '../domain/errors.js'
+import { byBroker, type Revocation } from '../domain/revocation.js'
+import type { CredentialFilter, CredentialStore, IntendOptions, Minted } from '../ports.js'
+import { capabilityFull, type Facts, issueOfRow, issueScopes, judgeStanding, refuseEnded } from './admission.js'
+import type { CutOff } from './closing.js'
+import { assertDead, postponed } from './destroying.js'
+import { credentialDead, credentialMade, destroyFailed, handleRecorded } from './events.js'
+import { admit, inFlight, keyReused } from './issue.js'
+import {
+  after,
+  bare,
+  type CredentialRow,
+  closeBehind,
+  closeCredentialsOf,
+  closeRows,
+  consume,
+  earliest,
+  factsOf,
+  isOpen,
+  newestFirst,
+  type RevocationRow,
+  refuseUnstorable,
+  type State,
+  write,
+  writeDecisions,
+} from './memory-state.js'
+import { insertTask, planTask } from './memory-tasks.js'
+
+export function memoryCredentials(state: State, sealDigest: (digest: string) => string): CredentialStore {
+  const find = (id: string): CredentialRow | undefined => state.credentials.get(id)
+  const put = (c: CredentialRow, fields: Partial<CredentialRow>): CredentialRow => {
+    const changed = { ...c, ...fields }
+    state.credentials.set(c.id, changed)
+    return changed
+  }
+  /** Closed, due, and claimed by nobody. */
+  const isDue = (c: CredentialRow, now: Date): boolean =>
+    (c.state === 'revoking' || c.state === 'stuck') && (c.nextAttemptAt as Date) <= now && (c.claimedUntil === null || c.claimedUntil < now)
+  const heldBy = (claim: Claim): CredentialRow | null => {
+    const c = find(claim.credential.id)
+    return c && c.version === claim.version && (c.state === 'revoking' || c.state === 'stuck') ? c : null
+  }
+  const rows = () => [...state.credentials.values()]
+
+  return {
+    intend: async (grant, options) => issueInMemory(state, grant, options, null),
+    record: async (grant, minted, options) => issueInMemory(state, grant, options, { minted, digest: sealDigest(minted.secret.digest()) }),
+
+    async recordHandle({ id, version }, handle) {
+      const c = find(id)
+      if (!c || c.state !== 'pending' || c.version !== version) return null
+      const recorded = put(c, { handle: { ...c.handle, ...handle }, version: version + 1 })
+      write(state, [handleRecorded(recorded)])
+      return bare(recorded)
+    },
+    async noteHandle(id, handle) {
+      const c = find(id)
+      if (c) put(c, { handle: { ...c.handle, ...handle } })
+    },
+    async settle({ id, version }, minted, context) {
+      const c = find(id)
+      if (!c) return null
+      const facts = factsOf(state)
+      try {
+        judgeStanding(facts, issueOfRow(c, minted.kid, facts.tasks.get(c.task)?.run ?? null))
+      } catch (error) {
+        if (error instanceof CurfewError && error.code !== 'unavailable') return null
+        throw error
+      }
+      if (c.state !== 'pending' || c.version !== version || c.deadlineAt <= facts.now) return null
+      const active = put(c, {
+        state: 'active',
+        version: version + 1,
+        handle: { ...c.handle, ...minted.handle },
+        digest: sealDigest(minted.secret.digest()),
+        kid: minted.kid,
+        expiresAt: earliest(c.expiresAt, minted.expiresAt),
+      })
+      write(state, [credentialMade('credential.issued', active, null, context)])
+      return bare(active)
+    },
+
+    async get(id) {
+      const c = find(id)
+      return c ? bare(c) : null
+    },
+    async list(f) {
+      return rows().filter(c => matches(c, f)).sort(newestFirst).slice(0, f.limit).map(bare) // biome-ignore format: one question
+    },
+    async live(id) {
+      const c = find(id)
+      const facts = factsOf(state)
+      return c && c.state === 'active' && c.expiresAt > facts.now && stands(facts, c) ? bare(c) : null
+    },
+    async counts() {
+      const now = state.now()
+      const counts: Record<CredentialState, number> = { pending: 0, active: 0, revoking: 0, stuck: 0, revoked: 0 }
+      let overdueSeconds = 0
+      for (const c of rows()) {
+        counts[c.state]++
+        const due = c.state === 'active' ? c.expiresAt : c.state === 'pending' ? c.deadlineAt : c.nextAttemptAt
+        if (due) overdueSeconds = Math.max(overdueSeconds, (now.getTime() - due.getTime()) / 1000)
+      }
+      return { ...counts, overdueSeconds }
+    },
+
+    async expire(limit) {
+      const now = state.now()
+      const due = rows().filter(c => c.state === 'active' && c.expiresAt <= now).sort((a, b) => a.expiresAt.getTime() - b.expiresAt.getTime()).slice(0, limit) // biome-ignore format: one question
+      return closeRows(state, due, () => 'expired', () => null, byBroker('expire'), null) // biome-ignore format: one act
+    },
+    async closeOverdue(limit) {
+      const now = state.now()
+      const lapsed = rows().filter(c => c.state === 'pending' && c.deadlineAt <= now).slice(0, limit) // biome-ignore format: one question
+      const moved = closeRows(state, lapsed, () => 'issuance_failed', () => null, byBroker('sweep'), null) // biome-ignore format: one act
+      for (const r of state.revocations) {
+        if (r.closed || moved.length >= limit) continue
+        const { credentials, done } = closeBehind(state, cutOffOf(r), limit - moved.length)
+        moved.push(...credentials)
+        r.closed = done
+      }
+      return [...moved, ...closeCredentialsOf(state, null, limit - moved.length, byBroker('sweep'), null)]
+    },
+
+    async due(limit, engine) {
+      const now = state.now()
+      return rows().filter(c => isDue(c, now) && (engine === undefined || c.engine === engine))
+        .sort((a, b) => (a.nextAttemptAt as Date).getTime() - (b.nextAttemptAt as Date).getTime()).slice(0, limit).map(bare) // biome-ignore format: one question
+    },
+    async claim(id, version) {
+      const c = find(id)
+      const now = state.now()
+      if (!c || !isDue(c, now) || (version !== null && c.version !== version)) return null
+      const claimed = put(c, { version: c.version + 1, claimedUntil: new Date(now.getTime() + CLAIM_MS) })
+      return { credential: bare(claimed), version: claimed.version }
+    },
+    async confirm(claim, probe) {
+      assertDead(probe)
+      const c = heldBy(claim)
+      if (!c) return false
+      put(c, { state: 'revoked', version: c.version + 1, revokedAt: state.now(), probe, failure: null, nextAttemptAt: null, claimedUntil: null })
+      write(state, [credentialDead(claim, probe)])
+      return true
+    },
+    async postpone(claim, outcome) {
+      const c = heldBy(claim)
+      if (!c) return null
+      const { attempts, stuck, seconds } = postponed(claim, outcome)
+      const next = after(state.now(), seconds)
+      const nextAttemptAt = c.revocationClass === 'expiry-only' && c.expiresAt > next ? c.expiresAt : next
+      const row = put(c, {
+        state: stuck ? 'stuck' : c.state,
+        version: c.version + 1,
+        attempts,
+        failure: outcome.failure,
+        probe: outcome.probe,
+        claimedUntil: null,
+        nextAttemptAt,
+      })
+      if (!outcome.waiting) write(state, [destroyFailed(row, row.state === 'stuck' && c.state !== 'stuck')])
+      return bare(row)
+    },
+
+    async known(ids) {
+      return new Map(ids.flatMap(id => (find(id) && find(id)?.state !== 'revoked' ? [[id, bare(find(id) as CredentialRow)] as const] : [])))
+    },
+    async leaseOwners(leaseIds) {
+      const wanted = new Set(leaseIds)
+      return new Map(rows().flatMap(c => (typeof c.handle?.leaseId === 'string' && wanted.has(c.handle.leaseId) ? [[c.handle.leaseId, c.id] as const] : [])))
+    },
+    async activeOf(engine, limit, cursor) {
+      const page = rows().filter(c => c.engine === engine && c.state === 'active' && c.id > (cursor ?? ''))
+      return page.sort((a, b) => newestFirst(b, a)).slice(0, limit).map(bare) // biome-ignore format: one question
+    },
+  }
+
+  function matches(c: CredentialRow, f: CredentialFilter): boolean {
+    if (f.task && c.task !== f.task && !c.ancestors.includes(f.task)) return false
+    if (f.identity && c.identity !== f.identity) return false
+    if (f.capability && c.capability !== f.capability) return false
+    if (f.revocation && c.revocation !== f.revocation) return false
+    if (f.digest && c.digest !== f.digest) return false
+    if (f.after && c.id >= f.after) return false
+    return f.state === undefined || (f.state === 'live' ? c.state !== 'revoked' : c.state === f.state)
+  }
+}
+
+/** Task and ancestors open by their own rows, and no cut-off at or after this row's `iat`. */
+function stands(facts: Facts, c: CredentialRow): boolean {
+  const tasks = [c.task, ...c.ancestors].map(id => facts.tasks.get(id))
+  if (tasks.some(t => !t || t.state !== 'open' || t.deadlineAt <= facts.now)) return false
+  return !issueScopes(issueOfRow(c, c.kid, null)).some(s => (facts.cutOffs.get(s)?.getTime() ?? Number.NEGATIVE_INFINITY) >= c.issuedAt.getTime())
+}
+
+export function cutOffOf({ revocation: r, issuedBefore }: RevocationRow): CutOff {
+  return {
+    id: r.id,
+    kind: r.selector.kind,
+    key: r.selector.key,
+    issuedBefore: issuedBefore as Date,
+    act: { id: r.id, reason: r.reason, actor: r.actor, requestId: null, outcome: null },
+  }
+}
+
+function issueInMemory(state: State, grant: Grant, options: IntendOptions, made: { minted: Minted; digest: string } | null): Credential {
+  const { terms } = grant
+  const facts = factsOf(state)
+  if (options.open) refuseUnstorable(options.open.task)
+  const admitted = admit(facts, { grant, options, made })
+  const key = options.idempotency ? JSON.stringify([terms.task, options.idempotency.key]) : null
+  const earlier = key === null ? undefined : state.idempotency.get(key)
+  const replaced = earlier ? (state.credentials.get(earlier.credential) as CredentialRow) : null
+  if (earlier && earlier.hash !== options.idempotency?.hash) throw keyReused()
+  if (replaced?.state === 'pending' && replaced.deadlineAt > facts.now) throw inFlight()
+  const live = [...state.credentials.values()].filter(c => c.capability === terms.capability.name && isOpen(c) && c !== replaced).length
+  if (live >= terms.capability.maxLive) throw capabilityFull()
+  consume(state, options.marks)
+
+  // From here on nothing throws.
+  if (replaced) closeRows(state, [replaced], () => 'cancelled', () => null as Revocation['id'] | null, { kind: 'holder', id: terms.task }, null) // biome-ignore format: one act
+  if (key !== null && options.idempotency) state.idempotency.set(key, { hash: options.idempotency.hash, credential: grant.id })
+  if (admitted.planned) insertTask(state, planTask(admitted.planned.task, admitted.planned.opening, facts.now), admitted.planned.task, options.context)
+  const decisions = [...(options.open?.decisions ?? []), grant.decision].map(d => ({ ...d, task: terms.task }))
+  writeDecisions(state, decisions, options.context)
+  const handle = made && Object.keys(made.minted.handle).length > 0 ? made.minted.handle : null
+  const row: CredentialRow = {
+    id: grant.id,
+    task: terms.task,
+    ancestors: [...terms.ancestors],
+    identity: terms.attestation.identity,
+    issuer: terms.attestation.issuer,
+    issuerId: terms.attestation.issuerId,
+    capability: terms.capability.name,
+    audience: terms.audience?.uri ?? null,
+    engine: terms.capability.engine,
+    revocationClass: grant.revocation,
+    decision: grant.decision.id,
+    jkt: grant.confirmation,
+    kid: made?.minted.kid ?? null,
+    digest: made?.digest ?? null,
+    state: made ? 'active' : 'pending',
+    version: 1,
+    issuedAt: new Date(grant.issuedAt * 1000),
+    expiresAt: admitted.expiresAt,
+    deadlineAt: new Date(facts.now.getTime() + MINT_WINDOW_MS),
+    handle,
+    revocation: null,
+    reason: null,
+    revokingAt: null,
+    revokedAt: null,
+    attempts: 0,
+    nextAttemptAt: null,
+    claimedUntil: null,
+    failure: null,
+    probe: null,
+  }
+  state.credentials.set(row.id, row)
+  write(state, [credentialMade(made ? 'credential.issued' : 'credential.intended', row, grant.decision, options.context)])
+  return bare(row)
+}

@@ -1,0 +1,163 @@
+/** Owns the store in memory: the same rules over plain maps, for tests and as a second opinion on the statements; forgets all at exit. */
+import { CurfewError } from '../domain/errors.js'
+import type { AuditLog, DecisionLog, KeyStore, OperatorStore, SealedKey, SignalStore, Store } from '../ports.js'
+import { keyEvent, operatorEvent, signalHandled, signalReceived } from './events.js'
+import { MARK_MARGIN, markKey, mayMeet } from './marks.js'
+import { memoryCredentials } from './memory-credentials.js'
+import { memoryRevocations } from './memory-revocations.js'
+import { after, consume, emptyState, newestFirst, type State, write, writeDecisions } from './memory-state.js'
+import { memoryTasks } from './memory-tasks.js'
+
+export interface MemoryStoreOptions {
+  /** The time that decides. */
+  readonly now: () => Date
+  readonly sealDigest: (digest: string) => string
+}
+
+export function memoryStore({ now, sealDigest }: MemoryStoreOptions): Store {
+  const state = emptyState(now)
+  const held = new Set<string>()
+  return {
+    kind: 'memory',
+    tasks: memoryTasks(state),
+    credentials: memoryCredentials(state, sealDigest),
+    revocations: memoryRevocations(state),
+    audit: memoryAudit(state),
+    decisions: memoryDecisions(state),
+    signals: memorySignals(state),
+    operators: memoryOperators(state),
+    keys: memoryKeys(state),
+    replay: {
+      async seen(mark) {
+        const met = state.marks.get(markKey(mark))
+        return met !== undefined && !mayMeet(mark, met.holder ?? null)
+      },
+      claim: async marks => consume(state, marks),
+    },
+    clock: { now },
+    async withLock(name, fn) {
+      if (held.has(name)) return false
+      held.add(name)
+      try {
+        await fn()
+        return true
+      } finally {
+        held.delete(name)
+      }
+    },
+    ping: async () => {},
+    async forget(limit) {
+      const at = now()
+      const past = [...state.marks].filter(([, mark]) => after(mark.until, MARK_MARGIN) < at).slice(0, limit)
+      for (const [key] of past) state.marks.delete(key)
+      for (const standing of [state.markers, state.tombstones]) for (const [key, until] of standing) if (until < at) standing.delete(key)
+      return past.length
+    },
+    close: async () => {},
+  }
+}
+
+function memoryAudit(state: State): AuditLog {
+  return {
+    append: async event => write(state, [event]),
+    async list({ kind, subject, limit }) {
+      return state.audit.filter(r => (kind === undefined || r.kind === kind) && (subject === undefined || r.subject === subject)).reverse().slice(0, limit) // biome-ignore format: one question
+    },
+  }
+}
+
+function memoryDecisions(state: State): DecisionLog {
+  return {
+    async deny(decision, context) {
+      if (decision.allowed) throw new TypeError('a permit is recorded by the transaction that acts on it')
+      writeDecisions(state, [decision], context)
+    },
+    get: async id => state.decisions.get(id) ?? null,
+    async list({ identity, capability, allowed, limit }) {
+      return [...state.decisions.values()]
+        .filter(d => (identity ?? d.identity) === d.identity && (capability ?? d.capability) === d.capability && (allowed ?? d.allowed) === d.allowed)
+        .sort(newestFirst)
+        .slice(0, limit)
+    },
+  }
+}
+
+function memorySignals(state: State): SignalStore {
+  return {
+    async accept(signal, decided, context) {
+      const first = [...state.signals.values()].find(s => s.source === signal.source && s.eventId === signal.eventId)
+      if (first) return { signal: first, fresh: false }
+      const accepted = { ...structuredClone(signal), ...decided, receivedAt: state.now(), revocation: null, handledAt: null }
+      state.signals.set(signal.id, accepted)
+      write(state, [signalReceived(signal, decided, context)])
+      return { signal: accepted, fresh: true }
+    },
+    get: async id => state.signals.get(id) ?? null,
+    list: async limit => [...state.signals.values()].sort(newestFirst).slice(0, limit),
+    due: async limit => [...state.signals.values()].filter(s => s.act !== null && s.handledAt === null).slice(0, limit),
+    async handled(id, revocation) {
+      const s = state.signals.get(id)
+      if (!s || s.handledAt) return
+      state.signals.set(id, { ...s, revocation, handledAt: state.now() })
+      write(state, [signalHandled(id, s.source, revocation)])
+    },
+  }
+}
+
+function memoryOperators(state: State): OperatorStore {
+  return {
+    async add(operator, tokenDigest, context) {
+      if ([...state.operators.values()].some(o => o.name === operator.name || o.tokenDigest === tokenDigest || o.id === operator.id)) {
+        throw new CurfewError('conflict', 'an operator of that name exists', { reason: 'name_taken', field: 'name' })
+      }
+      const added = { ...operator, createdAt: state.now(), disabledAt: null }
+      state.operators.set(operator.id, { ...added, tokenDigest })
+      write(state, [operatorEvent('operator.added', operator.id, { name: operator.name, role: operator.role }, context)])
+      return added
+    },
+    byToken: async digest => [...state.operators.values()].filter(o => o.tokenDigest === digest).map(bareOperator)[0] ?? null,
+    list: async () => [...state.operators.values()].sort((a, b) => newestFirst(b, a)).map(bareOperator),
+    async disable(id, context) {
+      const o = state.operators.get(id)
+      if (!o) throw new CurfewError('not_found', 'no such operator', { reason: 'not_found', field: 'id' })
+      if (o.disabledAt) return bareOperator(o)
+      const disabled = { ...o, disabledAt: state.now() }
+      state.operators.set(id, disabled)
+      write(state, [operatorEvent('operator.disabled', id, {}, context)])
+      return bareOperator(disabled)
+    },
+  }
+}
+
+function bareOperator<T extends { tokenDigest: string }>({ tokenDigest: _digest, ...operator }: T): Omit<T, 'tokenDigest'> {
+  return operator
+}
+
+function memoryKeys(state: State): KeyStore {
+  const find = (k: Pick<SealedKey, 'keyClass' | 'alg' | 'state'>) =>
+    [...state.keys.values()].find(o => o.keyClass === k.keyClass && o.alg === k.alg && o.state === k.state)
+  return {
+    list: async () => [...state.keys.values()],
+    async add({ activatesInSeconds, ...key }, context) {
+      const met = state.keys.get(key.kid) ?? (key.state === 'retired' ? undefined : find(key))
+      if (met) return met
+      const at = state.now()
+      const added: SealedKey = { ...key, createdAt: at, activatesAt: after(at, activatesInSeconds), retiresAt: null }
+      state.keys.set(key.kid, added)
+      write(state, [keyEvent('key.created', key.kid, { class: key.keyClass, alg: key.alg, state: key.state }, context)])
+      return added
+    },
+    async promote(kid, retainSeconds, context) {
+      const next = state.keys.get(kid)
+      const at = state.now()
+      if (next?.state !== 'next' || next.activatesAt > at) return
+      const former = find({ ...next, state: 'current' })
+      if (former) {
+        state.keys.set(former.kid, { ...former, state: 'retired', retiresAt: after(at, retainSeconds) })
+        write(state, [keyEvent('key.retired', former.kid, { by: kid }, context)])
+      }
+      state.keys.set(kid, { ...next, state: 'current' })
+      write(state, [keyEvent('key.activated', kid, {}, context)])
+    },
+  }
+}

@@ -1,0 +1,24 @@
+/** Every suite of the store over plain maps. */
+import { memoryStore } from '../../src/store/memory.js'
+import { testCredentials } from './store/credentials.js'
+import { sealed } from './store/fixtures.js'
+import { testRecords } from './store/records.js'
+import { testRevocations } from './store/revocations.js'
+import { testTasks } from './store/tasks.js'
+import { testWalk } from './store/walk.js'
+
+const make = async () => {
+  let ahead = 0
+  const store = memoryStore({ now: () => new Date(Date.now() + ahead), sealDigest: sealed })
+  return {
+    store,
+    async advance(seconds: number) {
+      ahead += seconds * 1000
+    },
+  }
+}
+testTasks('memory', make)
+testCredentials('memory', make)
+testRevocations('memory', make)
+testRecords('memory', make)
+testWalk('memory', make, 300)
