@@ -13,8 +13,10 @@ const run = promisify(execFile)
 
 export interface Spire {
   readonly trustDomain: string
-  /** Of the folder that holds the programs, for a PATH. */
+  /** For people: "PATH" or a folder of the cache. */
   readonly origin: string
+  readonly serverProgram: string
+  readonly agentProgram: string
   readonly version: string
   /** What workloads ask: `SPIFFE_ENDPOINT_SOCKET` is `unix://` and this. */
   readonly agentSocket: string
@@ -153,6 +155,8 @@ async function startAll(options: SpireOptions, found: FoundSpire, sockets: strin
   return {
     trustDomain,
     origin: found.origin,
+    serverProgram: found.server,
+    agentProgram: found.agent,
     version: /\d+\.\d+\.\d+/.exec(stdout + stderr)?.[0] ?? 'unknown',
     agentSocket: place.agentSocket,
     serverSocket: place.serverSocket,

@@ -37,12 +37,18 @@ const refuse = (reason: string, field?: string): never => {
   throw new CurfewError('attestation_refused', 'the token is not acceptable', { reason, ...(field ? { field } : {}) })
 }
 
-/** Steps 1 and 2, and the unverified look of step 3. No network, no cryptography. */
-export function inspect(token: string, profile: JwsProfile): Inspected {
+interface Opened {
+  readonly header: JwsHeader
+  readonly payload: Buffer
+  readonly digest: string
+}
+
+/** Steps 1 and 2: shape, canonical spelling, header. No network, no cryptography. */
+function open(token: string, profile: JwsProfile): Opened {
   if (typeof token !== 'string' || token.length > MAX_TOKEN) return refuse('token_too_large')
   const segments = token.split('.')
   if (segments.length !== 3) return refuse('malformed_token')
-  const [head, body, signature] = segments.map(decodeSegment) as [Buffer, Buffer, Buffer]
+  const [head, payload, signature] = segments.map(decodeSegment) as [Buffer, Buffer, Buffer]
   const header = readObject(head, 'header_refused')
   for (const name of Object.keys(header)) {
     if (name !== 'alg' && name !== 'kid' && name !== 'typ' && !profile.extraHeaders?.includes(name)) return refuse('header_refused')
@@ -51,23 +57,35 @@ export function inspect(token: string, profile: JwsProfile): Inspected {
   if (typeof alg !== 'string' || !profile.algorithms.includes(alg)) return refuse('algorithm_refused')
   if (kid !== undefined && (typeof kid !== 'string' || kid.length === 0 || kid.length > 255)) return refuse('header_refused')
   if (typ !== undefined && typeof typ !== 'string') return refuse('type_refused')
-  if (!profile.types.some(t => t === (typ ?? '').toLowerCase().replace(/^application\//, '') || t.toLowerCase() === (typ ?? '').toLowerCase()))
-    return refuse('type_refused')
-  const digest = createHash('sha256').update(head).update('.').update(body).update('.').update(signature).digest('base64url')
-  return { header: header as unknown as JwsHeader, unverified: readObject(body, 'payload_refused'), digest }
+  // RFC 7515 section 4.1.9: compared without case; a value without `/` means `application/…`.
+  const type = (typ ?? '').toLowerCase().replace(/^application\//, '')
+  if (!profile.types.includes(type)) return refuse('type_refused')
+  const digest = createHash('sha256').update(head).update('.').update(payload).update('.').update(signature).digest('base64url')
+  return { header: header as unknown as JwsHeader, payload, digest }
 }
 
-/** Step 5: the signature, by jose, with one of the configured algorithms that also fits the key. */
-export async function verifyJws(token: string, key: AdmittedKey, profile: JwsProfile): Promise<{ header: JwsHeader; payload: JWTPayload }> {
-  const { header, unverified } = inspect(token, profile)
+/** Steps 1 and 2, and the unverified look of step 3. */
+export function inspect(token: string, profile: JwsProfile): Inspected {
+  const { header, payload, digest } = open(token, profile)
+  return { header, unverified: readObject(payload, 'payload_refused'), digest }
+}
+
+/** Step 5: the signature, by jose, with one of the configured algorithms that also fits the key. Answers the bytes that were signed. */
+export async function verifySignature(token: string, key: AdmittedKey, profile: JwsProfile): Promise<{ header: JwsHeader; payload: Buffer }> {
+  const { header, payload } = open(token, profile)
   if (!key.algs.includes(header.alg)) return refuse('algorithm_refused')
   try {
     await compactVerify(token, await key.key, { algorithms: [header.alg] })
   } catch (cause) {
     throw new CurfewError('attestation_refused', 'the token is not acceptable', { reason: 'signature_invalid' }, { cause })
   }
-  // The very bytes that were verified, read strictly: jose's own JSON.parse keeps the last of two members.
-  return { header, payload: unverified as JWTPayload }
+  return { header, payload }
+}
+
+/** Steps 5 and 6: the very bytes that were verified, read strictly. jose's own JSON.parse keeps the last of two members. */
+export async function verifyJws(token: string, key: AdmittedKey, profile: JwsProfile): Promise<{ header: JwsHeader; payload: JWTPayload }> {
+  const { header, payload } = await verifySignature(token, key, profile)
+  return { header, payload: readObject(payload, 'payload_refused') as JWTPayload }
 }
 
 export interface TimeRules {

@@ -78,13 +78,13 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
       stopWithinMs: 20_000,
       keep: true,
       signal,
-    }).then(child => {
-      parts.state.processes.push(child.mark)
-      return child
-    })
-  const api = await entry('serve', 'src/main.js', async asked => (await fetch(`${url}/readyz`, { signal: asked })).ok)
-  const worker = await entry('worker', 'workers/main.js', async () => saysWorking(join(dir, 'worker.log')))
-  say('curfew', `${url}, serve ${api.mark.pid}, worker ${worker.mark.pid}, ${seconds(since)}`)
+    }).then(child => parts.state.processes.push(child.mark))
+  const both = await Promise.allSettled([
+    entry('serve', 'src/main.js', async asked => (await fetch(`${url}/readyz`, { signal: asked })).ok),
+    entry('worker', 'workers/main.js', async () => saysWorking(join(dir, 'worker.log'))),
+  ])
+  for (const one of both) if (one.status === 'rejected') throw one.reason
+  say('curfew', `${url}, serve and worker, ${seconds(since)}`)
   return {
     values: {
       CURFEW_URL: url,

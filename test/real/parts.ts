@@ -1,5 +1,5 @@
 /** Owns the set of real parts that `up` starts side by side, and what each adds to the state and to the env file. */
-import { mkdirSync, rmSync } from 'node:fs'
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type Absent, isAbsent } from '../../src/dev/find.js'
 import { type OrdersTarget, prepareOrders } from '../../src/dev/orders-target.js'
@@ -24,7 +24,7 @@ export interface Parts {
 
 export type Say = (name: string, text: string) => void
 
-const SUBFOLDERS = ['store', 'target', 'redis', 'vault', 'spire', 'orders', 'curfew']
+const SUBFOLDERS = ['store', 'target', 'redis', 'vault', 'spire', 'orders', 'curfew', 'bin']
 
 export async function startParts(dir: string, say: Say, signal: AbortSignal): Promise<Parts> {
   mkdirSync(dir, { recursive: true, mode: 0o755 }) // PostgreSQL, which may run as another user, must walk through it
@@ -105,7 +105,23 @@ export function variablesOf(parts: Parts): { values: Record<string, string>; pro
       ...(spire.oidcIssuer && { SPIRE_OIDC_ISSUER: spire.oidcIssuer }),
     }),
   }
-  return { values, programs: isAbsent(spire) || spire.origin === 'PATH' ? [] : [spire.origin] }
+  return {
+    values,
+    programs: [...(isAbsent(spire) ? [] : [spirePrograms(parts.dir, spire)]), ...(isAbsent(vault) || vault.origin === 'PATH' ? [] : [vault.origin])],
+  }
+}
+
+/** SPIRE's own clients read no SPIFFE_ENDPOINT_SOCKET: these say where the sockets are, so that `spire-agent api fetch jwt -audience …` works as it stands. */
+function spirePrograms(dir: string, spire: Spire): string {
+  const folder = join(dir, 'bin')
+  mkdirSync(folder, { recursive: true })
+  const write = (name: string, program: string, socket: string, runs: string) =>
+    writeFileSync(join(folder, name), `#!/bin/sh\ncase "$1" in ${runs}) exec '${program}' "$@" ;; esac\nexec '${program}' "$@" -socketPath '${socket}'\n`, {
+      mode: 0o755,
+    })
+  write('spire-agent', spire.agentProgram, spire.agentSocket, "run|validate|-*|''")
+  write('spire-server', spire.serverProgram, spire.serverSocket, "run|validate|-*|''")
+  return folder
 }
 
 export const seconds = (since: number): string => `${((performance.now() - since) / 1000).toFixed(1)} s`
