@@ -4,7 +4,7 @@ import type { Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import { byBroker, type Revocation } from '../domain/revocation.js'
 import type { CredentialFilter, CredentialStore, IntendOptions, Minted } from '../ports.js'
-import { capabilityFull, type Facts, issueOfRow, issueScopes, judgeStanding, refuseEnded } from './admission.js'
+import { capabilityFull, type Facts, issueOfRow, issueScopes, judgeStanding } from './admission.js'
 import type { CutOff } from './closing.js'
 import { assertDead, postponed } from './destroying.js'
 import { credentialDead, credentialMade, destroyFailed, handleRecorded } from './events.js'
@@ -51,7 +51,7 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
 
     async recordHandle({ id, version }, handle) {
       const c = find(id)
-      if (!c || c.state !== 'pending' || c.version !== version) return null
+      if (c?.state !== 'pending' || c.version !== version) return null
       const recorded = put(c, { handle: { ...c.handle, ...handle }, version: version + 1 })
       write(state, [handleRecorded(recorded)])
       return bare(recorded)
@@ -88,7 +88,11 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
       return c ? bare(c) : null
     },
     async list(f) {
-      return rows().filter(c => matches(c, f)).sort(newestFirst).slice(0, f.limit).map(bare) // biome-ignore format: one question
+      return rows()
+        .filter(c => matches(c, f))
+        .sort(newestFirst)
+        .slice(0, f.limit)
+        .map(bare)
     },
     async live(id) {
       const c = find(id)
@@ -109,13 +113,32 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
 
     async expire(limit) {
       const now = state.now()
-      const due = rows().filter(c => c.state === 'active' && c.expiresAt <= now).sort((a, b) => a.expiresAt.getTime() - b.expiresAt.getTime()).slice(0, limit) // biome-ignore format: one question
-      return closeRows(state, due, () => 'expired', () => null, byBroker('expire'), null) // biome-ignore format: one act
+      const due = rows()
+        .filter(c => c.state === 'active' && c.expiresAt <= now)
+        .sort((a, b) => a.expiresAt.getTime() - b.expiresAt.getTime())
+        .slice(0, limit)
+      return closeRows(
+        state,
+        due,
+        () => 'expired',
+        () => null,
+        byBroker('expire'),
+        null,
+      )
     },
     async closeOverdue(limit) {
       const now = state.now()
-      const lapsed = rows().filter(c => c.state === 'pending' && c.deadlineAt <= now).slice(0, limit) // biome-ignore format: one question
-      const moved = closeRows(state, lapsed, () => 'issuance_failed', () => null, byBroker('sweep'), null) // biome-ignore format: one act
+      const lapsed = rows()
+        .filter(c => c.state === 'pending' && c.deadlineAt <= now)
+        .slice(0, limit)
+      const moved = closeRows(
+        state,
+        lapsed,
+        () => 'issuance_failed',
+        () => null,
+        byBroker('sweep'),
+        null,
+      )
       for (const r of state.revocations) {
         if (r.closed || moved.length >= limit) continue
         const { credentials, done } = closeBehind(state, cutOffOf(r), limit - moved.length)
@@ -127,8 +150,11 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
 
     async due(limit, engine) {
       const now = state.now()
-      return rows().filter(c => isDue(c, now) && (engine === undefined || c.engine === engine))
-        .sort((a, b) => (a.nextAttemptAt as Date).getTime() - (b.nextAttemptAt as Date).getTime()).slice(0, limit).map(bare) // biome-ignore format: one question
+      return rows()
+        .filter(c => isDue(c, now) && (engine === undefined || c.engine === engine))
+        .sort((a, b) => (a.nextAttemptAt as Date).getTime() - (b.nextAttemptAt as Date).getTime())
+        .slice(0, limit)
+        .map(bare)
     },
     async claim(id, version) {
       const c = find(id)
@@ -173,7 +199,10 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
     },
     async activeOf(engine, limit, cursor) {
       const page = rows().filter(c => c.engine === engine && c.state === 'active' && c.id > (cursor ?? ''))
-      return page.sort((a, b) => newestFirst(b, a)).slice(0, limit).map(bare) // biome-ignore format: one question
+      return page
+        .sort((a, b) => newestFirst(b, a))
+        .slice(0, limit)
+        .map(bare)
     },
   }
 
@@ -191,7 +220,7 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
 /** Task and ancestors open by their own rows, and no cut-off at or after this row's `iat`. */
 function stands(facts: Facts, c: CredentialRow): boolean {
   const tasks = [c.task, ...c.ancestors].map(id => facts.tasks.get(id))
-  if (tasks.some(t => !t || t.state !== 'open' || t.deadlineAt <= facts.now)) return false
+  if (tasks.some(t => t?.state !== 'open' || t.deadlineAt <= facts.now)) return false
   return !issueScopes(issueOfRow(c, c.kid, null)).some(s => (facts.cutOffs.get(s)?.getTime() ?? Number.NEGATIVE_INFINITY) >= c.issuedAt.getTime())
 }
 
@@ -220,7 +249,15 @@ function issueInMemory(state: State, grant: Grant, options: IntendOptions, made:
   consume(state, options.marks)
 
   // From here on nothing throws.
-  if (replaced) closeRows(state, [replaced], () => 'cancelled', () => null as Revocation['id'] | null, { kind: 'holder', id: terms.task }, null) // biome-ignore format: one act
+  if (replaced)
+    closeRows(
+      state,
+      [replaced],
+      () => 'cancelled',
+      () => null as Revocation['id'] | null,
+      { kind: 'holder', id: terms.task },
+      null,
+    )
   if (key !== null && options.idempotency) state.idempotency.set(key, { hash: options.idempotency.hash, credential: grant.id })
   if (admitted.planned) insertTask(state, planTask(admitted.planned.task, admitted.planned.opening, facts.now), admitted.planned.task, options.context)
   const decisions = [...(options.open?.decisions ?? []), grant.decision].map(d => ({ ...d, task: terms.task }))

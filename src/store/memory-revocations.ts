@@ -51,7 +51,10 @@ export function memoryRevocations(state: State): RevocationLog {
       return state.revocations.find(r => r.revocation.id === id)?.revocation ?? null
     },
     async list(limit) {
-      return state.revocations.map(r => r.revocation).reverse().slice(0, limit) // biome-ignore format: one question
+      return state.revocations
+        .map(r => r.revocation)
+        .reverse()
+        .slice(0, limit)
     },
     async since(seq, limit) {
       const now = state.now()
@@ -66,7 +69,14 @@ function take(state: State, selector: Selector, act: Act, at: Date): Effect {
   if (selector.kind === 'credential') {
     const row = state.credentials.get(selector.key)
     if (!row) throw noSuchCredential()
-    const moved = closeRows(state, [row], () => act.reason, () => id, act.actor, act.requestId) // biome-ignore format: one act
+    const moved = closeRows(
+      state,
+      [row],
+      () => act.reason,
+      () => id,
+      act.actor,
+      act.requestId,
+    )
     const task = state.tasks.get(row.task)
     if (task && isForCause(act.reason)) bury(state, task)
     return { credentials: moved.length, tasks: 0, until: after(row.expiresAt, ENTRY_MARGIN), issuedBefore: null }

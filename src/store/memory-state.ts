@@ -3,7 +3,6 @@ import type { AuditEvent, AuditRow } from '../domain/audit.js'
 import type { Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
-import type { TaskId } from '../domain/ids.js'
 import type { Operator } from '../domain/operator.js'
 import { type Actor, isForCause, type Reason, type Revocation, taskStateAfter } from '../domain/revocation.js'
 import type { Signal } from '../domain/signal.js'
@@ -181,7 +180,14 @@ export function bury(state: State, task: Task): void {
 export function closeCredentialsOf(state: State, tasks: ReadonlySet<string> | null, limit: number, actor: Actor, requestId: string | null): Credential[] {
   const taskOf = (c: CredentialRow) => state.tasks.get(c.task) as TaskRow
   const rows = [...state.credentials.values()].filter(c => isOpen(c) && (tasks === null || tasks.has(c.task)) && taskOf(c).state !== 'open').slice(0, limit)
-  return closeRows(state, rows, c => taskOf(c).endReason as Reason, c => taskOf(c).revocation, actor, requestId) // biome-ignore format: one act
+  return closeRows(
+    state,
+    rows,
+    c => taskOf(c).endReason as Reason,
+    c => taskOf(c).revocation,
+    actor,
+    requestId,
+  )
 }
 
 function hits(cut: Pick<CutOff, 'kind' | 'key'>, w: { identity: string; issuer: string; issuerId: string; kid?: string | null; capability?: string }): boolean {
@@ -204,8 +210,18 @@ function hits(cut: Pick<CutOff, 'kind' | 'key'>, w: { identity: string; issuer: 
 /** One batch of what a cut-off hits. */
 export function closeBehind(state: State, cut: CutOff, limit: number): { credentials: Credential[]; tasks: EndedTask[]; done: boolean } {
   const { act } = cut
-  const rows = [...state.credentials.values()].filter(c => isOpen(c) && c.issuedAt <= cut.issuedBefore && hits(cut, c)).sort(byAge).slice(0, limit) // biome-ignore format: one question
-  const credentials = closeRows(state, rows, () => act.reason, () => act.id as Revocation['id'], act.actor, act.requestId) // biome-ignore format: one act
+  const rows = [...state.credentials.values()]
+    .filter(c => isOpen(c) && c.issuedAt <= cut.issuedBefore && hits(cut, c))
+    .sort(byAge)
+    .slice(0, limit)
+  const credentials = closeRows(
+    state,
+    rows,
+    () => act.reason,
+    () => act.id as Revocation['id'],
+    act.actor,
+    act.requestId,
+  )
   if (credentials.length >= limit) return { credentials, tasks: [], done: false }
   const roots = ENDS_TASKS.has(cut.kind)
     ? [...state.tasks.values()].filter(t => t.state === 'open' && t.openedAt <= cut.issuedBefore && hits(cut, taskFacts(t)))
@@ -225,5 +241,3 @@ export function bare({ claimedUntil: _claimed, digest: _digest, ...credential }:
 export function bareTask({ dueAt: _due, revocation: _revocation, ...task }: TaskRow): Task {
   return task
 }
-
-export const taskRow = (state: State, id: TaskId): TaskRow | undefined => state.tasks.get(id)

@@ -61,7 +61,10 @@ function memoryAudit(state: State): AuditLog {
   return {
     append: async event => write(state, [event]),
     async list({ kind, subject, limit }) {
-      return state.audit.filter(r => (kind === undefined || r.kind === kind) && (subject === undefined || r.subject === subject)).reverse().slice(0, limit) // biome-ignore format: one question
+      return state.audit
+        .filter(r => (kind === undefined || r.kind === kind) && (subject === undefined || r.subject === subject))
+        .reverse()
+        .slice(0, limit)
     },
   }
 }

@@ -111,6 +111,12 @@ export async function storeOver(
       const marks = await forgetMarks(main, limit)
       await main.query('delete from curfew.deny_markers where until < (select curfew.now())')
       await main.query('delete from curfew.tombstones where until < (select curfew.now())')
+      // A key lives as long as its task; what is left is what open tasks hold.
+      await main.query(
+        `delete from curfew.idempotency where ctid = any(array(
+           select i.ctid from curfew.idempotency i join curfew.tasks t on t.id = i.task where t.state <> 'open' limit $1 for update of i skip locked))`,
+        [limit],
+      )
       return marks
     },
     async close() {

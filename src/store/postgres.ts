@@ -14,8 +14,10 @@ export interface PostgresOptions {
 /** No statement of ours needs longer; a database that hangs is a database that is down. */
 const STATEMENT_MS = 5_000
 const CONNECT_MS = 2_000
-/** Killed by the server: a process that was stopped inside a transaction must not hold the cut-off lock against every revocation. */
-const IDLE_IN_TRANSACTION_MS = 5_000
+/** Killed by the server: a process that was stopped inside a transaction must not hold the cut-off lock for as long as a revocation's own statement may wait. */
+const IDLE_IN_TRANSACTION_MS = 2_000
+/** For migrations, which may rewrite a table. */
+const SCRIPT_MS = 3_600_000
 
 const INT8 = 20
 /** Local to our pools: the global parsers are everybody's. Our bigints are counters that fit a double for longer than the hardware lasts. */
@@ -50,7 +52,10 @@ export function postgresDriver(options: PostgresOptions): Driver {
       }
       const tx: Tx = {
         query: (text, params = []) => noticing(run(client, text, params)),
-        script: async text => void (await noticing(client.query(text))),
+        async script(text) {
+          await noticing(client.query(`set local statement_timeout = ${SCRIPT_MS}`))
+          await noticing(client.query({ text, query_timeout: SCRIPT_MS } as pg.QueryConfig))
+        },
       }
       try {
         await noticing(client.query('begin isolation level read committed'))

@@ -1,6 +1,6 @@
 /** Owns a PostgreSQL server of the test's own: made, started and stopped in a directory that goes with it. */
 import { execFile, execFileSync } from 'node:child_process'
-import { chownSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { chownSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -34,15 +34,26 @@ function asServer(command: string, args: readonly string[]) {
   return run('setpriv', ['--reuid=postgres', '--regid=postgres', '--clear-groups', command, ...args])
 }
 
-export async function startCluster(settings: Record<string, string> = {}): Promise<Cluster> {
+/** @param files laid into the data directory; a `server.crt` turns TLS on. */
+export async function startCluster(settings: Record<string, string> = {}, files: Record<string, Buffer> = {}): Promise<Cluster> {
   const dir = mkdtempSync(join(tmpdir(), 'curfew-pg-'))
-  if (process.getuid?.() === 0) {
-    const id = (flag: string) => Number(execFileSync('id', [flag, 'postgres'], { encoding: 'utf8' }))
-    chownSync(dir, id('-u'), id('-g'))
-  }
+  const id = (flag: string) => Number(execFileSync('id', [flag, 'postgres'], { encoding: 'utf8' }))
+  const owner = process.getuid?.() === 0 ? { uid: id('-u'), gid: id('-g') } : null
+  if (owner) chownSync(dir, owner.uid, owner.gid)
   const data = join(dir, 'data')
   await asServer('initdb', ['-D', data, '-U', 'curfew', '-A', 'trust', '--encoding=UTF8', '--locale=C.UTF-8', '--no-sync'])
-  const set = { listen_addresses: '', unix_socket_directories: dir, max_connections: '60', shared_buffers: '64MB', ...settings }
+  for (const [name, content] of Object.entries(files)) {
+    writeFileSync(join(data, name), content, { mode: 0o600 })
+    if (owner) chownSync(join(data, name), owner.uid, owner.gid)
+  }
+  const set = {
+    listen_addresses: '',
+    unix_socket_directories: dir,
+    max_connections: '60',
+    shared_buffers: '64MB',
+    ...('server.crt' in files ? { ssl: 'on' } : {}),
+    ...settings,
+  }
   const options = Object.entries(set).map(([name, value]) => `-c ${name}='${value}'`)
   const cluster: Cluster = {
     url: `postgresql://curfew@localhost/postgres?host=${encodeURIComponent(dir)}`,

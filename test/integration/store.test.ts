@@ -1,4 +1,9 @@
 /** Every suite of the store over a real PostgreSQL server, and what only a server with several connections can show. */
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { Secret } from '../../src/domain/secret.js'
@@ -221,6 +226,7 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
         expect(await fresh.main.query('show synchronous_commit')).toEqual([{ synchronous_commit: 'on' }])
         expect(await fresh.urgent.query('show synchronous_commit')).toEqual([{ synchronous_commit: 'on' }])
         expect(await fresh.main.query('show statement_timeout')).toEqual([{ statement_timeout: '5s' }])
+        await fresh.main.tx(tx => tx.script('select pg_sleep(6.5)'))
       } finally {
         await fresh.close()
         await house.sql.query('alter database postgres reset synchronous_commit')
@@ -249,14 +255,12 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
       const stopped = house.sql
         .tx(async tx => {
           await tx.query('select pg_advisory_xact_lock_shared($1::bigint)', [CUTOFF_LOCK])
-          await sleep(6_000)
+          await sleep(3_000)
           await tx.query('select 1')
         })
         .catch(error => error)
       await sleep(100)
-      // It waits at most as long as a statement may, and is then repeated by its caller.
-      const revoke = () => store.revocations.commit({ kind: 'credential', key: c.id }, 'requested', { actor: operator })
-      await revoke().catch(() => revoke())
+      await store.revocations.commit({ kind: 'credential', key: c.id }, 'requested', { actor: operator })
       expect(await stopped).toMatchObject({ code: 'unavailable' })
       expect(await store.credentials.live(c.id)).toBeNull()
     })
@@ -278,6 +282,45 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
       await expect(house.sql.query('delete from curfew.audit')).rejects.toMatchObject({ code: 'unavailable' })
       await house.sql.query('update curfew.audit set leaf = id')
       await expect(house.sql.query('update curfew.audit set leaf = 1')).rejects.toMatchObject({ code: 'unavailable' })
+    })
+  })
+
+  describe('TLS', () => {
+    it('with a CA named, only a server that shows its certificate is spoken to, whatever the URL says', async () => {
+      const dir = mkdtempSync(join(tmpdir(), 'curfew-tls-'))
+      const openssl = (...args: string[]) => execFileSync('openssl', args, { cwd: dir, stdio: 'ignore' })
+      const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2']
+      openssl('req', '-x509', ...key, '-keyout', 'server.key', '-out', 'server.crt', '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost')
+      openssl('req', '-x509', ...key, '-keyout', 'other.key', '-out', 'other.crt', '-subj', '/CN=localhost')
+      const port = await new Promise<number>(resolve => {
+        const probe = createServer().listen(0, '127.0.0.1', () => {
+          const { port } = probe.address() as AddressInfo
+          probe.close(() => resolve(port))
+        })
+      })
+      const secure = await startCluster(
+        { listen_addresses: 'localhost', port: String(port) },
+        { 'server.key': readFileSync(join(dir, 'server.key')), 'server.crt': readFileSync(join(dir, 'server.crt')) },
+      )
+      const attempt = async (url: string, ca: string) => {
+        const connections = await connect({ kind: 'postgres', url: Secret.token(url), maxConnections: 2, caFile: join(dir, ca) }, quiet)
+        try {
+          return await connections.main.query('select ssl from pg_stat_ssl where pid = pg_backend_pid()')
+        } finally {
+          await connections.close()
+        }
+      }
+      try {
+        const url = `postgresql://curfew@localhost:${port}/postgres`
+        expect(await attempt(url, 'server.crt')).toEqual([{ ssl: true }])
+        expect(await attempt(`${url}?sslmode=disable`, 'server.crt')).toEqual([{ ssl: true }])
+        for (const mode of ['', '?sslmode=disable', '?sslmode=no-verify', '?sslmode=require&uselibpqcompat=true']) {
+          await expect(attempt(url + mode, 'other.crt'), mode).rejects.toMatchObject({ code: 'unavailable' })
+        }
+      } finally {
+        await secure.stop()
+        rmSync(dir, { recursive: true, force: true })
+      }
     })
   })
 

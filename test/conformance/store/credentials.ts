@@ -389,6 +389,11 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
         expect((await store.credentials.activeOf('fake', 2)).map(c => c.id)).toEqual(ids.slice(0, 2))
         expect((await store.credentials.activeOf('fake', 2, ids[1])).map(c => c.id)).toEqual(ids.slice(2))
         expect(await store.credentials.activeOf('other', 2)).toEqual([])
+        const leased = await active(store, task, { minted: { handle: { leaseId: 'db/creds/x/1' } } })
+        expect(await store.credentials.leaseOwners(['db/creds/x/1', 'db/creds/x/2'])).toEqual(new Map([['db/creds/x/1', leased.id]]))
+        await die(store, leased)
+        expect((await store.credentials.leaseOwners(['db/creds/x/1'])).get('db/creds/x/1')).toBe(leased.id)
+        expect(await store.credentials.leaseOwners([])).toEqual(new Map())
       })
 
       it('counts by state, and how long the oldest duty has waited', async () => {
