@@ -1,5 +1,5 @@
 /** Owns what `curfew doctor` looks at, in the order in which one thing needs the other. */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import type { Config } from '../config-schema.js'
 import { checkPolicies } from './config.js'
 import type { Finding } from './doctor.js'
@@ -58,8 +58,11 @@ async function* store(config: Config): AsyncGenerator<Finding> {
     yield { verdict: 'warn', area: 'store', detail: 'in memory: it forgets every revocation at exit', fix: 'set store.kind: postgres' }
     return
   }
+  if (config.store.kind === 'pglite' && !existsSync(config.store.dir)) {
+    yield { verdict: 'ok', area: 'store', detail: `pglite, ${config.store.dir} is not there yet: the first serving process makes it` }
+    return
+  }
   let local: LocalStore
-  const asked = performance.now()
   try {
     local = await openLocal(config, SILENT)
   } catch (error) {
@@ -68,6 +71,8 @@ async function* store(config: Config): AsyncGenerator<Finding> {
     return
   }
   try {
+    const asked = performance.now()
+    await local.store.ping()
     yield { verdict: 'ok', area: 'store', detail: `${config.store.kind}, answers in ${Math.round(performance.now() - asked)} ms, migrations are ours` }
     if (config.store.kind === 'pglite')
       yield { verdict: 'warn', area: 'store', detail: 'embedded: one process, and no promise across a loss of power', fix: 'set store.kind: postgres' }

@@ -27,7 +27,7 @@ const STATES = ['live', 'pending', 'active', 'revoking', 'stuck', 'revoked']
 export function command(io: Io, _words: readonly string[], done: (exit: number) => void): Command {
   const list = new Command('list')
     .summary('credentials, live and past')
-    .description('Lists credentials, newest last. Operators see all; without an operator token, those of a task kept here (--task).')
+    .description('Lists credentials, newest first. Operators see all; without an operator token, those of a task kept here (--task).')
     .option('--task <id>', 'of this task')
     .option('--identity <uri>', 'of this workload identity')
     .option('--capability <name>', 'for this capability')

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import pg from 'pg'
 import { inherited, repository } from './find.js'
+import { writePrivate } from './folder.js'
 import type { Postgres } from './postgres.js'
 import type { Vault } from './vault.js'
 
@@ -21,12 +22,7 @@ export interface OrdersTarget {
 
 const ROWS = 42
 
-export async function prepareOrders(options: {
-  vault: Vault
-  postgres: Postgres
-  dir: string
-  statements?: 'shipped' | 'vault-default'
-}): Promise<OrdersTarget> {
+export async function prepareOrders(options: { vault: Vault; postgres: Postgres; dir: string }): Promise<OrdersTarget> {
   const { vault, postgres, dir } = options
   const passwords = { target: randomBytes(18).toString('base64url'), vault: randomBytes(18).toString('base64url') }
   await sql(postgres.url, [
@@ -54,7 +50,6 @@ export async function prepareOrders(options: {
   const identity = (name: string) => ({ method: 'approle', roleId: `curfew-${name}`, secretId: { file: join(dir, `vault-${name}-secret-id`) } })
   const targetUrl = postgres.urlFor('curfew_target', passwords.target, 'orders')
   const targetFile = join(dir, 'target-url')
-  const { writePrivate } = await import('./folder.js')
   writePrivate(targetFile, targetUrl)
   return {
     targetUrl,

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
@@ -83,8 +83,12 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
     await expect(login(secret)).rejects.toThrow()
   })
 
-  it('a client that reconnects in a tight loop and sets its role has no session left, in 20 runs', async () => {
-    for (let i = 0; i < 20; i++) {
+  /** How often the race is run; more with CURFEW_SOAK. */
+  const RUNS = Number(process.env.CURFEW_SOAK ?? 20)
+
+  it(`a client that reconnects in a tight loop and sets its role has no session left, in ${RUNS} runs`, async () => {
+    const failures: string[] = []
+    for (let i = 0; i < RUNS; i++) {
       const { held, id, secret } = await made()
       let on = true
       const loop = (async () => {
@@ -105,14 +109,48 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
       await new Promise(resolve => setTimeout(resolve, 50))
       await ci.as(held, 'post', `/v1/tasks/${held.task}/complete`, {})
       await house.work()
-      const row = await house.app.store.credentials.get(id as never)
+      // A try that failed on a busy machine is repeated as a worker would, when its time has come.
+      let row = await house.app.store.credentials.get(id as never)
+      for (let tries = 0; row?.state !== 'revoked' && tries < 3; tries++) {
+        failures.push(row?.failure ?? 'none told')
+        await house.advance(31)
+        await house.work()
+        row = await house.app.store.credentials.get(id as never)
+      }
       const sessions = await admin.query(`select count(*)::int as n from pg_stat_activity where usesysid = $1::oid`, [row?.handle?.oid])
       on = false
       await loop
       expect(row?.state).toBe('revoked')
       expect(sessions.rows[0].n).toBe(0)
     }
-  }, 120_000)
+    if (failures.length > 0) console.info(`${failures.length} tries had to be repeated: ${[...new Set(failures)].join('; ')}`)
+  }, 600_000)
+
+  it("with Vault's own default statements an open session that set its role reads on: the reason for the shipped ones", async () => {
+    const { address, rootToken } = vault as Vault
+    const ask = async (method: string, path: string, body?: object) => {
+      const answer = await fetch(`${address}/v1/${path}`, { method, headers: { 'X-Vault-Token': rootToken }, ...(body ? { body: JSON.stringify(body) } : {}) })
+      return answer.status === 204 ? null : ((await answer.json()) as { lease_id: string; data: { username: string; password: string } })
+    }
+    await ask('POST', 'database/config/orders', { allowed_roles: ['orders-ro', 'orders-default'] })
+    const create = readFileSync(new URL('../../config/vault/create.sql', import.meta.url), 'utf8')
+    await ask('POST', 'database/roles/orders-default', { db_name: 'orders', creation_statements: [create], default_ttl: '900s' })
+    const lease = await ask('GET', 'database/creds/orders-default')
+    if (!lease) throw new Error('no lease')
+    const server = postgres as Postgres
+    const client = await login({
+      PGHOST: '127.0.0.1',
+      PGPORT: String(server.port),
+      PGDATABASE: 'orders',
+      PGUSER: lease.data.username,
+      PGPASSWORD: lease.data.password,
+    })
+    await client.query('set role app_ro')
+    await ask('POST', 'sys/leases/revoke', { lease_id: lease.lease_id, sync: true })
+    expect((await admin.query('select 1 from pg_roles where rolname = $1', [lease.data.username])).rows).toEqual([])
+    expect((await client.query('select count(*)::int as n from orders')).rows[0].n).toBe(42)
+    await client.end()
+  })
 
   it('F24 with the target down it is stuck, not forgotten, and dies when the target is back', async () => {
     const { held, id } = await made()

@@ -1,4 +1,5 @@
 /** The parts that nobody here wrote really start, stop and come back, and behave as our code relies on (one or two facts of each). */
+import { execFileSync } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -16,6 +17,7 @@ import { isRunning, pause, startProcess } from '../../src/dev/process.js'
 import { findRedis, type Redis, startRedis } from '../../src/dev/redis.js'
 import { type Spire, startSpire } from '../../src/dev/spire.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
+import { end, envPath, writeEnv, writeState } from '../real/state.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'curfew-parts-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
@@ -23,6 +25,7 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }))
 /** Prints why, since a skip without a reason looks like a pass. */
 function lacks(part: object): boolean {
   if (!isAbsent(part)) return false
+  if (process.env.CURFEW_REQUIRE_REAL) throw new Error(`this run requires the real parts: ${part.absent}`)
   console.warn(`skipped: ${part.absent}`)
   return true
 }
@@ -57,6 +60,29 @@ describe('a child process', () => {
 
   it('another process with the same number is not taken for it', () => {
     expect(isRunning({ name: 'other', pid: process.pid, started: '1', signal: 'SIGTERM' })).toBe(false)
+  })
+})
+
+describe('what `npm run real -- up` leaves behind', () => {
+  it('is ended by `down` only if it is still the same process', async () => {
+    const args = ['-e', 'setInterval(() => {}, 1000)']
+    const child = await startProcess({ name: 'ours', command: process.execPath, args, dir, ready: async () => true })
+    const stranger = { ...child.mark, name: 'stranger', started: '1' }
+    writeState(dir, { processes: [stranger], folders: [] })
+    expect(await end(dir, () => {})).toBe(true)
+    expect(isRunning(child.mark)).toBe(true)
+    writeState(dir, { processes: [child.mark], folders: [] })
+    expect(await end(dir, () => {})).toBe(true)
+    expect(isRunning(child.mark)).toBe(false)
+    expect(existsSync(join(dir, 'pids.json'))).toBe(false)
+  })
+
+  it('has an env file that a shell reads back as it was meant', async () => {
+    const odd = `it's "$HOME" \\ $(id)`
+    writeEnv(dir, { ODD: odd }, ['/a folder/bin'])
+    const read = execFileSync('sh', ['-c', `. '${envPath(dir)}'; printf '%s\\n%s' "$ODD" "$PATH"`], { encoding: 'utf8' })
+    expect(read.split('\n')[0]).toBe(odd)
+    expect(read.split('\n')[1]).toMatch(/^\/a folder\/bin:\//)
   })
 })
 

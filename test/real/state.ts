@@ -11,6 +11,9 @@ export interface State {
   readonly folders: string[]
 }
 
+/** A worker gives its jobs 10 s, and itself 5 more when Redis is not there. */
+const GRACE_MS = 20_000
+
 const statePath = (dir: string) => join(dir, 'pids.json')
 export const envPath = (dir: string) => join(dir, 'env')
 
@@ -37,7 +40,7 @@ export async function end(dir: string, say: (name: string, text: string) => void
   let isClean = true
   for (const mark of state.processes.toReversed()) {
     try {
-      say(mark.name, `${mark.pid} ${await endProcess(mark)}`)
+      say(mark.name, `${mark.pid} ${await endProcess(mark, GRACE_MS)}`)
     } catch (cause) {
       isClean = false
       say(mark.name, cause instanceof Error ? cause.message : String(cause))
