@@ -102,7 +102,12 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
       publisher,
       capabilities: new Map(capabilities.map(c => [c.name, c])),
       audiences: new Map(toAudiences(config).map(a => [a.name, a])),
-      issuers: new Map(config.issuers.map(i => [i.name, { maxTtlSeconds: i.maxTtlSeconds }])),
+      issuers: new Map(
+        config.issuers.map(i => [
+          i.name,
+          { maxTtlSeconds: i.maxTtlSeconds, identityPrefix: i.kind === 'spiffe' ? `spiffe://${i.trustDomain}/` : `${i.name}:` },
+        ]),
+      ),
       signals: config.signals,
       tasks: config.tasks,
       log,

@@ -1,21 +1,19 @@
 /** Owns the API process: `curfew serve`. */
 import { compose } from './compose.js'
 import { loadFromProcess } from './config.js'
-import { harden } from './hardening.js'
+import { enter, untilSignalled } from './entry.js'
 import { serve } from './serve.js'
 
-harden()
-const { config, warnings } = loadFromProcess({ path: process.argv[2] })
-const app = await compose(config)
-for (const warning of warnings) app.log.warn({}, warning)
-const serving = await serve(app)
+/** Requests in flight are answered, then everything is closed. Milliseconds. */
+const GOODBYE_MS = 15_000
 
-let ending = false
-for (const name of ['SIGTERM', 'SIGINT'] as const) {
-  process.on(name, async () => {
-    if (ending) return
-    ending = true
+await enter(async () => {
+  const { config, warnings } = loadFromProcess({ path: process.argv[2] })
+  const app = await compose(config)
+  for (const warning of warnings) app.log.warn({}, warning)
+  const serving = await serve(app)
+  untilSignalled(async () => {
     await serving.stop()
     await app.close()
-  })
-}
+  }, GOODBYE_MS)
+})

@@ -87,6 +87,7 @@ export const ROOMS: Readonly<Record<string, { readonly may: readonly string[]; r
     because: 'commands talk to a running broker, or to the store as an administrator; entries are started as processes, so that nothing points back',
   },
   dev: { may: [...NOUNS, 'config', 'log', 'guard', 'client', ...ADAPTERS], because: 'everything local starts the product as a process, as anybody else does' },
+  entry: { may: [...NOUNS, 'hardening'], because: 'how a process begins and ends, whatever it is' },
   main: { may: ['*'], because: 'an entry may name everything' },
   workers: { may: ['*'], because: 'an entry may name everything; src never imports workers' },
 }

@@ -247,7 +247,10 @@ function configOf(more: Record<string, unknown>[]): Record<string, unknown> {
     ],
     policies: { dir: 'policies' },
     signals: {
-      sources: [{ name: 'edr', secret: { env: 'EDR_SECRET' }, issuers: ['github', 'agents'] }],
+      sources: [
+        { name: 'edr', secret: { env: 'EDR_SECRET' }, issuers: ['github', 'agents'] },
+        { name: 'narrow', secret: { env: 'EDR_SECRET' }, issuers: ['agents'] },
+      ],
       rules: [
         { name: 'high-revokes', source: 'edr', minSeverity: 'high', act: { kind: 'revoke' } },
         { name: 'medium-denies', source: 'edr', minSeverity: 'medium', act: { kind: 'deny', seconds: 600 } },

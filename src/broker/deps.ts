@@ -17,8 +17,8 @@ export interface BrokerDeps {
   readonly capabilities: ReadonlyMap<string, Capability>
   /** By name. */
   readonly audiences: ReadonlyMap<string, Audience>
-  /** By name: the ceiling on what is issued on this issuer's word. */
-  readonly issuers: ReadonlyMap<string, { readonly maxTtlSeconds: number }>
+  /** By name: the ceiling on what is issued on this issuer's word, and how the identities begin that only it can attest. */
+  readonly issuers: ReadonlyMap<string, { readonly maxTtlSeconds: number; readonly identityPrefix: string }>
   readonly signals: SignalRules
   readonly tasks: { readonly maxLifeSeconds: number; readonly defaultLifeSeconds: number }
   readonly log: Log

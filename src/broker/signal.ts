@@ -1,6 +1,6 @@
 /** Verb: a risk signal arrives. It is recorded once, matched by configuration, and acted on in the caller's process; it can only shorten. */
 import { CurfewError } from '../domain/errors.js'
-import { newId, type SignalId } from '../domain/ids.js'
+import { isId, newId, type SignalId } from '../domain/ids.js'
 import type { Revocation, Selector } from '../domain/revocation.js'
 import type { NewSignal, Signal, SignalSubject } from '../domain/signal.js'
 import type { BrokerDeps, SignalRule } from './deps.js'
@@ -12,8 +12,10 @@ const SEVERITIES: readonly Signal['severity'][] = ['low', 'medium', 'high', 'cri
 
 /** @param source authenticated by the caller. A repeat answers the first signal and acts on nothing again. */
 export async function acceptSignal(deps: BrokerDeps, source: string, report: SignalReport, requestId: string | null): Promise<Signal> {
-  await refuseOutOfScope(deps, source, report.subject)
-  const rule = deps.signals.rules.find(r => matches(r, source, report)) ?? null
+  const issuer = await issuerOf(deps, report.subject)
+  if (issuer !== null) refuseOutOfScope(deps, source, issuer)
+  // About something that we never issued to: recorded, answered alike, and nothing to do (P73).
+  const rule = issuer === null ? null : (deps.signals.rules.find(r => matches(r, source, report)) ?? null)
   const { signal, fresh } = await deps.store.signals.accept(
     { ...report, id: newId('signal'), source },
     { rule: rule?.name ?? null, act: rule?.act ?? null },
@@ -62,21 +64,20 @@ function matches(rule: SignalRule, source: string, report: SignalReport): boolea
 }
 
 /** A source speaks about identities of the trust issuers it is registered for, and about nothing else (P74). */
-async function refuseOutOfScope(deps: BrokerDeps, source: string, subject: SignalSubject): Promise<void> {
+function refuseOutOfScope(deps: BrokerDeps, source: string, issuer: string): void {
   const issuers = deps.signals.sources.find(s => s.name === source)?.issuers ?? []
-  const issuer = await issuerOf(deps, subject)
-  if (issuer === null) return
   if (!issuers.includes(issuer)) {
     throw new CurfewError('forbidden', 'this source may not speak about that subject', { reason: 'signal_out_of_scope', field: 'subject' })
   }
 }
 
-/** The trust issuer a subject belongs to; null when we know nothing of it, and so can end nothing. */
+/** The trust issuer that a subject belongs to; null when it is nothing of ours, and so there is nothing to end. */
 async function issuerOf(deps: BrokerDeps, subject: SignalSubject): Promise<string | null> {
-  if (subject.kind === 'credential') return (await deps.store.credentials.get(subject.key as never))?.issuer ?? null
-  if (subject.kind === 'task') return (await deps.store.tasks.get(subject.key as never))?.attestation.issuer ?? null
-  const [task] = await deps.store.tasks.list({ identity: subject.key, limit: 1 })
-  return task?.attestation.issuer ?? null
+  if (subject.kind === 'credential') return isId('credential', subject.key) ? ((await deps.store.credentials.get(subject.key))?.issuer ?? null) : null
+  if (subject.kind === 'task') return isId('task', subject.key) ? ((await deps.store.tasks.get(subject.key))?.attestation.issuer ?? null) : null
+  // By its spelling, not by what we have seen of it: a source must not cut off in advance an identity that it may not speak about.
+  for (const [name, { identityPrefix }] of deps.issuers) if (subject.key.startsWith(identityPrefix)) return name
+  return null
 }
 
 function selectorOf(subject: SignalSubject): Selector {

@@ -151,7 +151,7 @@ async function keepAlive(plan: Supervision, held: Held, child: Child, over: Abor
       lost = false
     } catch (error) {
       if (over.aborted) return
-      if (error instanceof CliError && (error.exit === EXIT.gone || error.exit === EXIT.refused)) return ended(plan, held, child, over)
+      if (error instanceof CliError && (error.exit === EXIT.gone || error.exit === EXIT.refused)) return ended(plan, held, child, error, over)
       // Whatever else it is, the command must not be lost over it.
       if (!lost)
         plan.print.warn(
@@ -162,11 +162,13 @@ async function keepAlive(plan: Supervision, held: Held, child: Child, over: Abor
   }
 }
 
-async function ended(plan: Supervision, held: Held, child: Child, over: AbortSignal): Promise<void> {
+async function ended(plan: Supervision, held: Held, child: Child, refusal: CliError, over: AbortSignal): Promise<void> {
   const task = await readTask(plan.broker, { kind: 'holder', key: held.key, token: held.token }, held.task.id, over).catch(() => null)
   if (over.aborted) return
+  // Past the deadline the task token is no longer good for asking.
+  const why = refusal.problem.reason === 'expired' ? 'its time is up, see --task-life' : 'by the broker'
   const act = { kill: 'the command is stopped', signal: 'the command is told (SIGTERM)', warn: 'the command goes on without' }[plan.onRevoke]
-  plan.print.warn(`curfew: the task was ended (${task?.end_reason ?? task?.state ?? 'by the broker'}), its credentials are refused from now on; ${act}`)
+  plan.print.warn(`curfew: the task was ended (${task?.end_reason ?? why}), its credentials are refused from now on; ${act}`)
   if (plan.onRevoke === 'kill') child.end(plan.graceMs)
   else if (plan.onRevoke === 'signal') child.kill('SIGTERM')
 }

@@ -109,8 +109,8 @@ export function admit(facts: Facts, { grant, options, made }: Member): Admitted 
 /** Below this many places left, members of one capability take turns, so that the cap is exact. Above it, at most this many are in flight at once. */
 const EXACT_BELOW = 256
 /** With more places left than this, a count is good for a while: all replicas together do not issue so many in that time. */
-const AMPLE = 5_000
-const AMPLE_MS = 1_000
+const AMPLE = 1_000
+const AMPLE_MS = 250
 
 /** What this process remembers of capabilities with ample room: counting a hundred thousand rows for every issue would be its whole cost. */
 export type Rooms = Map<string, { left: number; readonly cap: number; readonly countedAt: number }>

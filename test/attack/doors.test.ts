@@ -277,6 +277,15 @@ describe('H30 signals', () => {
     expect((await send({ ...signed, headers: { ...signed.headers, 'Curfew-Source': 'nobody' } })).body).toMatchObject({ status: 401, reason: 'source_unknown' })
     expect((await send(signed)).status).toBe(202)
   })
+
+  it('P73 P74 about what is not ours nothing is done, and about what it may not speak of a source is refused', async () => {
+    const unknown = await send(house.signal({ ...event(), subject: { identity: 'elsewhere:job=7' } }))
+    expect(unknown.status).toBe(202)
+    expect(unknown.body.signal).toMatchObject({ rule: null, act: null, revocation: null })
+    const outside = { ...house.signal(event()) }
+    outside.headers['Curfew-Source'] = 'narrow'
+    expect((await send(outside)).body).toMatchObject({ status: 403, code: 'forbidden', reason: 'signal_out_of_scope' })
+  })
 })
 
 describe('bodies and paths', () => {
