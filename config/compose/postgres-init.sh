@@ -9,9 +9,9 @@ create database curfew owner curfew;
 create role app_ro;
 -- What Vault logs in as, and what ends sessions and looks: neither is a superuser.
 create role vault_admin login createrole password :'admin';
-create role curfew_target login createrole password :'target';
+create role orders_target login createrole password :'target';
 grant app_ro to vault_admin with admin option;
-grant pg_signal_backend, pg_read_all_stats to vault_admin, curfew_target;
+grant pg_signal_backend, pg_read_all_stats to vault_admin, orders_target;
 create database orders;
 \connect orders
 create table orders (id int primary key, item text not null);

@@ -14,5 +14,5 @@ random master-key
 for name in postgres-password curfew-db-password redis-password vault-root-token vault-admin-password target-password orders-secret legacy-orders-secret edr-secret; do password "$name"; done
 text database-url "postgresql://curfew:$(cat .secrets/curfew-db-password)@postgres:5432/curfew"
 text redis-url "redis://:$(cat .secrets/redis-password)@redis:6379"
-text target-url "postgresql://curfew_target:$(cat .secrets/target-password)@postgres:5432/orders"
+text target-url "postgresql://orders_target:$(cat .secrets/target-password)@postgres:5432/orders"
 echo 'secrets.sh: .secrets/ is complete'

@@ -32,7 +32,7 @@ export async function prepareOrders(options: { vault: Vault; postgres: Postgres;
     'grant select on orders to app_ro',
     // What Vault logs in as, and what ends sessions: neither is a superuser.
     ...login('vault_admin', passwords.vault),
-    ...login('curfew_target', passwords.target),
+    ...login('orders_target', passwords.target),
     'grant app_ro to vault_admin with admin option',
   ])
   await run('sh', [join(repository(), 'config', 'vault', 'setup.sh')], {
@@ -48,7 +48,7 @@ export async function prepareOrders(options: { vault: Vault; postgres: Postgres;
     timeout: 60_000,
   })
   const identity = (name: string) => ({ method: 'approle', roleId: `curfew-${name}`, secretId: { file: join(dir, `vault-${name}-secret-id`) } })
-  const targetUrl = postgres.urlFor('curfew_target', passwords.target, 'orders')
+  const targetUrl = postgres.urlFor('orders_target', passwords.target, 'orders')
   const targetFile = join(dir, 'target-url')
   writePrivate(targetFile, targetUrl)
   return {

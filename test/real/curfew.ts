@@ -15,6 +15,9 @@ import { type Parts, type Say, seconds } from './parts.js'
 
 const run = promisify(execFile)
 
+const ORDERS_URI = 'https://orders.example/'
+const BEARER_URI = 'https://orders-bearer.example/'
+
 /** For the one workload that `up` registers at SPIRE, and nobody else. */
 const POLICIES = `@id("ci-orders")
 @max_ttl("15m")
@@ -44,6 +47,8 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
   copyFileSync(join(repository(), 'config', 'policies', 'schema.cedarschema'), join(dir, 'policies', 'schema.cedarschema'))
   writeFileSync(join(dir, 'policies', 'real.cedar'), POLICIES)
   const ordersSecret = randomBytes(18).toString('base64url')
+  const signalSecret = randomBytes(18).toString('base64url')
+  const apiPort = await freePort([8790])
   writeFileSync(
     config,
     stringify({
@@ -54,12 +59,27 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
       signer: { kind: 'sealed', masterKey: secret('master-key', randomBytes(32).toString('base64')), publishAheadSeconds: 0 },
       vault: (orders as OrdersTarget).vault,
       issuers: [mesh(spire as Spire)],
-      audiences: [{ name: 'orders', uri: 'https://orders.example/', secret: secret('orders-secret', ordersSecret) }],
+      audiences: [
+        { name: 'orders', uri: ORDERS_URI, secret: secret('orders-secret', ordersSecret) },
+        { name: 'orders-bearer', uri: BEARER_URI, senderConstrained: false, secret: { file: 'orders-secret' } },
+      ],
       capabilities: [
         (orders as OrdersTarget).capability('db/orders-ro'),
         { name: 'demo/orders-ro', summary: 'read orders over HTTP', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },
+        {
+          name: 'demo/orders-bearer',
+          summary: 'read orders where no proof is checked',
+          engine: 'jwt',
+          audience: 'orders-bearer',
+          scopes: ['orders:read'],
+          intent: 'read',
+        },
       ],
       policies: { dir: 'policies' },
+      signals: {
+        sources: [{ name: 'edr', secret: secret('signal-secret', signalSecret), issuers: ['mesh'] }],
+        rules: [{ name: 'high-revokes', minSeverity: 'high', act: { kind: 'revoke' } }],
+      },
     }),
   )
   const operatorFile = join(dir, 'operator.token')
@@ -68,11 +88,11 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
   await cli('operator', 'add', 'real', '--role', 'admin', '--token-file', operatorFile)
 
   // Their entry files and not `curfew serve`, which would be one process more in between.
-  const entry = (name: string, file: string, ready: (signal: AbortSignal) => Promise<boolean>) =>
+  const entry = (name: string, file: string, ready: (signal: AbortSignal) => Promise<boolean>, argument = config) =>
     startProcess({
       name,
       command: process.execPath,
-      args: ['--disable-proto=delete', join(repository(), 'dist', file), config],
+      args: ['--disable-proto=delete', join(repository(), 'dist', file), argument],
       dir,
       ready,
       stopWithinMs: 20_000,
@@ -83,6 +103,11 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
     entry('serve', 'src/main.js', async asked => (await fetch(`${url}/readyz`, { signal: asked })).ok),
     entry('worker', 'workers/main.js', async () => saysWorking(join(dir, 'worker.log'))),
   ])
+  const api = join(dir, 'orders-api.json')
+  const served = (path: string, name: string, uri: string, bound: boolean) => ({ path, name, uri, secret: ordersSecret, bound })
+  const servers = [served('/orders', 'orders', ORDERS_URI, true), served('/orders-bearer', 'orders-bearer', BEARER_URI, false)]
+  writePrivate(api, JSON.stringify({ port: apiPort, issuer: url, servers }))
+  await entry('orders-api', 'src/dev/orders-main.js', async asked => (await fetch(`http://127.0.0.1:${apiPort}/orders`, { signal: asked })).status === 401, api)
   for (const one of both) if (one.status === 'rejected') throw one.reason
   say('curfew', `${url}, serve and worker, ${seconds(since)}`)
   return {
@@ -92,6 +117,8 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
       CURFEW_CONFIG: config,
       CURFEW_OPERATOR_TOKEN_FILE: operatorFile,
       ORDERS_SECRET: ordersSecret,
+      ORDERS_API_URL: `http://127.0.0.1:${apiPort}`,
+      SIGNAL_SECRET_FILE: join(dir, 'signal-secret'),
     },
   }
 }
