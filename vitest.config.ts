@@ -20,7 +20,13 @@ export default defineConfig({
       suite('conformance', ['test/conformance/**/*.test.ts']),
       suite('attack', ['test/attack/**/*.test.ts']),
       suite('models', ['test/models/**/*.test.ts'], { testTimeout: 120_000 }),
-      suite('integration', ['test/integration/**/*.test.ts'], { testTimeout: 120_000, hookTimeout: 180_000, fileParallelism: false }),
+      suite('integration', ['test/integration/**/*.test.ts'], {
+        testTimeout: 120_000,
+        hookTimeout: 180_000,
+        fileParallelism: false,
+        maxWorkers: 1,
+        sequence: { groupOrder: 1 },
+      }),
     ],
   },
 })
