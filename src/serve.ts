@@ -1,5 +1,7 @@
 /** Owns a running API: the public and the internal listener over a composed app, and the loops of every replica. */
 import type { App } from './compose.js'
+import { CurfewError } from './domain/errors.js'
+import { byBroker } from './domain/revocation.js'
 import { createApp } from './http/app.js'
 import { createInternalApp, type Listener, listen } from './http/listen.js'
 import type { Doors } from './http/route.js'
@@ -31,7 +33,7 @@ export async function serve(app: App): Promise<Serving> {
   const doors = doorsOf(app)
   const api: Listener = await listen(createApp(doors), app.config.server.listen, app.config.server.maxConnections)
   const inner: Listener = await listen(
-    createInternalApp(doors, () => app.metrics.text(app.store)),
+    createInternalApp(doors, () => app.metrics.text(app.store, { keyAgeSeconds: app.signer.ageSeconds() })),
     app.config.server.internal,
     100,
   )
@@ -44,5 +46,22 @@ export async function serve(app: App): Promise<Serving> {
       await Promise.all([api.close(), loops.stop()])
       await inner.close()
     },
+  }
+}
+
+/**
+ * Reads the policy files again. The new set is in force for the next decision, or, when it does not validate, the old one stays and
+ * everybody is told why.
+ */
+export async function reloadPolicies(app: App): Promise<void> {
+  const told = (kind: 'policy.loaded' | 'policy.refused', reason: string | null, digest: string) =>
+    app.store.audit.append({ kind, actor: byBroker('policy'), subject: digest, reason, requestId: null, data: {} })
+  try {
+    const digest = await app.deps.policy.reload()
+    await told('policy.loaded', null, digest)
+    app.log.info({ digest }, 'policies reloaded')
+  } catch (error) {
+    app.log.error({ err: error, digest: app.deps.policy.digest }, 'the policies on disk are refused; those in force stay')
+    await told('policy.refused', error instanceof CurfewError ? (error.facts.reason ?? error.code) : 'failed', app.deps.policy.digest)
   }
 }
