@@ -1,0 +1,125 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { AttestorDeps } from '../../src/attestors/deps.js'
+import { oidcAttestor } from '../../src/attestors/oidc.js'
+import { spiffeAttestor } from '../../src/attestors/spiffe.js'
+import { createOutbound } from '../../src/clients/outbound.js'
+import type { OidcIssuerConfig } from '../../src/config-schema.js'
+import { isAbsent } from '../../src/dev/find.js'
+import { type Spire, startSpire } from '../../src/dev/spire.js'
+import { startVault, type Vault } from '../../src/dev/vault.js'
+
+const dir = mkdtempSync(join(tmpdir(), 'cf-att-'))
+const vault = await startVault({ dir: join(dir, 'vault'), own: true })
+const spire = await startSpire({ dir: join(dir, 'spire'), oidc: true })
+const absent = isAbsent(vault) ? vault.absent : isAbsent(spire) ? spire.absent : null
+if (absent && process.env.CURFEW_REQUIRE_REAL) throw new Error(`this run requires the real parts: ${absent}`)
+
+const SERVER = 'https://curfew.example'
+const deps: AttestorDeps = {
+  serverUrl: SERVER,
+  clock: { now: () => new Date() },
+  outbound: createOutbound(),
+  readFile: path => readFile(path, 'utf8'),
+  log: { warn: () => {}, error: () => {} },
+}
+
+const generic = (name: string, issuer: string, more: Partial<OidcIssuerConfig> = {}): OidcIssuerConfig => ({
+  name,
+  kind: 'oidc',
+  profile: 'generic',
+  issuer,
+  keys: { discovery: true },
+  allowOtherAudiences: false,
+  algs: ['RS256', 'ES256'],
+  typ: ['JWT', ''],
+  pin: {},
+  allowEvents: [],
+  identityClaims: ['sub'],
+  attributeClaims: [],
+  maxLifeSeconds: 86_400,
+  maxTtlSeconds: 3_600,
+  strength: 2,
+  internal: true,
+  owner: null,
+  enabled: true,
+  ...more,
+})
+
+/** Evidence that nobody here wrote: real issuers, their own keys, their own endpoints. */
+describe.skipIf(absent !== null)(`attestation of real issuers' tokens${absent ? ` (skipped: ${absent})` : ''}`, () => {
+  const signal = AbortSignal.timeout(100_000)
+  let svid: string
+
+  beforeAll(async () => {
+    svid = await (spire as Spire).fetchJwt(SERVER)
+  })
+  afterAll(async () => {
+    if (!isAbsent(spire)) await spire.stop()
+    if (!isAbsent(vault)) await vault.stop()
+    rmSync(dir, { recursive: true, force: true })
+  })
+
+  const mesh = (serverId: string) => {
+    const { bundleEndpoint, bundleFile } = spire as Spire
+    return spiffeAttestor(
+      [
+        {
+          name: 'mesh',
+          kind: 'spiffe',
+          trustDomain: 'example.org',
+          bundle: { endpoint: bundleEndpoint, profile: 'https_spiffe', serverId, bootstrapFile: bundleFile },
+          paths: [],
+          maxLifeSeconds: 3_600,
+          maxTtlSeconds: 3_600,
+          internal: true,
+          owner: null,
+          enabled: true,
+        },
+      ],
+      deps,
+    )
+  }
+
+  it('a JWT-SVID, its keys from the bundle endpoint that shows the expected SPIFFE ID', async () => {
+    const seen = await mesh('spiffe://example.org/spire/server').attest({ type: 'jwt', token: svid }, signal)
+    expect(seen).toMatchObject({ identity: 'spiffe://example.org/ci/orders', profile: 'spiffe', strength: 3, replay: 'reusable', mark: null })
+    await expect(mesh('spiffe://example.org/other/server').attest({ type: 'jwt', token: svid }, signal)).rejects.toMatchObject({ code: 'unavailable' })
+  })
+
+  it("the same workload's token by SPIRE's OIDC discovery provider, through the generic attestor", async () => {
+    const { oidcIssuer } = spire as Spire
+    const attestor = oidcAttestor([generic('spire-oidc', oidcIssuer as string)], deps)
+    expect(attestor.recognizes({ type: 'jwt', token: svid })).toBe(true)
+    const seen = await attestor.attest({ type: 'jwt', token: svid }, signal)
+    expect(seen.identity).toBe('spire-oidc:sub=spiffe://example.org/ci/orders')
+    const narrow = oidcAttestor([generic('spire-oidc', oidcIssuer as string, { pin: { sub: ['spiffe://example.org/other'] } })], deps)
+    await expect(narrow.attest({ type: 'jwt', token: svid }, signal)).rejects.toMatchObject({ facts: { reason: 'tenant_refused' } })
+  })
+
+  it("a token of Vault's own identity/oidc, through the generic attestor", async () => {
+    const { address, rootToken } = vault as Vault
+    const ask = async (method: string, path: string, body?: object, token = rootToken) => {
+      const answer = await fetch(`${address}/v1/${path}`, { method, headers: { 'X-Vault-Token': token }, ...(body ? { body: JSON.stringify(body) } : {}) })
+      // biome-ignore lint/suspicious/noExplicitAny: answers of a test peer, read member by member
+      return answer.status === 204 ? null : ((await answer.json()) as any)
+    }
+    await ask('POST', 'identity/oidc/config', { issuer: address })
+    await ask('POST', 'identity/oidc/key/curfew', { allowed_client_ids: ['*'], algorithm: 'RS256' })
+    await ask('POST', 'identity/oidc/role/curfew', { key: 'curfew', client_id: SERVER, ttl: '5m' })
+    await ask('POST', 'sys/auth/userpass', { type: 'userpass' })
+    await ask('POST', 'sys/policies/acl/oidc', { policy: 'path "identity/oidc/token/curfew" { capabilities = ["read"] }' })
+    await ask('POST', 'auth/userpass/users/job', { password: 'a-password-of-a-test', token_policies: ['oidc'] })
+    const login = await ask('POST', 'auth/userpass/login/job', { password: 'a-password-of-a-test' })
+    const { data } = await ask('GET', 'identity/oidc/token/curfew', undefined, login.auth.client_token)
+
+    const attestor = oidcAttestor([generic('vault', `${address}/v1/identity/oidc`)], deps)
+    const seen = await attestor.attest({ type: 'jwt', token: data.token }, signal)
+    expect(seen.identity).toBe(`vault:sub=${login.auth.entity_id}`)
+    const other = oidcAttestor([generic('vault', `${address}/v1/identity/oidc`, { audience: 'https://other.example' })], deps)
+    await expect(other.attest({ type: 'jwt', token: data.token }, signal)).rejects.toMatchObject({ facts: { reason: 'audience_mismatch' } })
+  })
+})
