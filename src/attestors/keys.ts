@@ -1,16 +1,31 @@
 /** Owns the keys of one trust issuer in this process: fetched together, kept for a while, trusted for a bounded time when the source is silent. */
 import { CurfewError } from '../domain/errors.js'
+import { parseStrict } from '../domain/json.js'
 import { type AdmittedKey, admitKeys, type KeyRules } from '../domain/jwk.js'
 
 /** Milliseconds. Fresh for FRESH_MS; an unknown `kid` asks again, but not sooner than COOLDOWN_MS; silence is bridged until STALE_MS. */
 const FRESH_MS = 300_000
 const COOLDOWN_MS = 30_000
 const STALE_MS = 600_000
+/** After a failure the source is asked again this much later, and nobody who has a good key waits for it. */
+const RETRY_MS = 2_000
+const FETCH_MS = 5_000
+/** A file is read again this often, so that what was taken out of it is refused soon. */
+export const FILE_REFRESH_SECONDS = 10
 
 export interface KeySourceAnswer {
   readonly set: unknown
-  /** The source's own hint, in seconds (`spiffe_refresh_hint`). */
+  /** The source's own hint, in seconds (`spiffe_refresh_hint`); longer than FRESH_MS is not honoured. */
   readonly refreshSeconds?: number
+}
+
+export interface KeySource {
+  /** The configured name of the issuer, for the log. */
+  readonly issuer: string
+  readonly rules: KeyRules
+  readonly fetch: (signal: AbortSignal) => Promise<KeySourceAnswer>
+  /** True: a set without a usable key means that all are revoked. False: it is a failure of the source like any other (H15). */
+  readonly emptyRevokes?: boolean
 }
 
 export interface IssuerKeys {
@@ -24,33 +39,43 @@ export interface KeysDeps {
   readonly monotonic?: () => number
 }
 
-export function issuerKeys(issuer: string, rules: KeyRules, fetch: (signal: AbortSignal) => Promise<KeySourceAnswer>, deps: KeysDeps): IssuerKeys {
+export function issuerKeys(source: KeySource, deps: KeysDeps): IssuerKeys {
+  const { issuer } = source
   const monotonic = deps.monotonic ?? (() => performance.now())
   let keys: ReadonlyMap<string, AdmittedKey> = new Map()
   let fetchedAt = Number.NEGATIVE_INFINITY
   let askedAt = Number.NEGATIVE_INFINITY
   let freshMs = FRESH_MS
+  let failure: CurfewError | null = null
   let flight: Promise<void> | null = null
 
   async function refresh(): Promise<void> {
     askedAt = monotonic()
-    // Its own deadline, not the caller's: others wait for the same flight.
-    const answer = await fetch(AbortSignal.timeout(5_000))
-    const admitted = admitKeys(answer.set, rules)
-    for (const key of admitted) {
-      const before = keys.get(key.kid)
-      // Another key under a known name is how a swapped key set looks; the issuer must use a new name (K3, H15).
-      if (before && before.thumbprint !== key.thumbprint) {
-        deps.log.error({ issuer, kid: key.kid }, 'a trust issuer published another key under a known kid; the set is refused')
-        throw new CurfewError('attestation_refused', 'the key set of this trust issuer is not admitted', { reason: 'key_swapped' })
+    try {
+      // Its own deadline, not the caller's: others wait for the same flight.
+      const answer = await source.fetch(AbortSignal.timeout(FETCH_MS))
+      const admitted = admitKeys(answer.set, source.rules)
+      if (admitted.length === 0 && !source.emptyRevokes) throw unavailable('key_set_empty')
+      for (const key of admitted) {
+        const before = keys.get(key.kid)
+        // Another key under a known name is how a swapped key set looks; the issuer must use a new name (K3, H15).
+        if (before && before.thumbprint !== key.thumbprint) {
+          deps.log.error({ issuer, kid: key.kid }, 'a trust issuer published another key under a known kid; the set is refused')
+          throw new CurfewError('attestation_refused', 'the key set of this trust issuer is not admitted', { reason: 'key_swapped' })
+        }
       }
+      keys = new Map(admitted.map(k => [k.kid, k]))
+      fetchedAt = monotonic()
+      freshMs = Math.min(FRESH_MS, Math.max(1, answer.refreshSeconds ?? FRESH_MS / 1000) * 1000)
+      failure = null
+    } catch (error) {
+      failure = error instanceof CurfewError ? error : unavailable('key_source_failed', error)
+      if (isStale()) deps.log.error({ issuer, err: error }, 'the keys of a trust issuer cannot be had: its evidence is refused')
+      else deps.log.warn({ issuer, err: error }, 'the keys of a trust issuer could not be refreshed; the last good ones are used for now')
     }
-    keys = new Map(admitted.map(k => [k.kid, k]))
-    fetchedAt = monotonic()
-    freshMs = Math.min(FRESH_MS, Math.max(1, answer.refreshSeconds ?? FRESH_MS / 1000) * 1000)
   }
 
-  /** Single flight: two hundred requests with unknown names cost one fetch (H16). */
+  /** Single flight: two hundred requests with unknown names cost one fetch (H16). Never rejects; what went wrong is `failure`. */
   function shared(): Promise<void> {
     flight ??= refresh().finally(() => {
       flight = null
@@ -58,22 +83,43 @@ export function issuerKeys(issuer: string, rules: KeyRules, fetch: (signal: Abor
     return flight
   }
 
+  const isStale = () => monotonic() - fetchedAt > STALE_MS
+  const named = (kid: string | undefined) => (kid === undefined ? (keys.size === 1 ? keys.values().next().value : undefined) : keys.get(kid))
+
   return {
-    async find(kid, _signal) {
-      const age = monotonic() - fetchedAt
-      const known = kid === undefined ? keys.size === 1 : keys.has(kid)
-      const mayAsk = monotonic() - askedAt >= COOLDOWN_MS || fetchedAt === Number.NEGATIVE_INFINITY
-      if (flight || age > freshMs || (!known && mayAsk)) {
-        try {
-          if (flight || mayAsk || age > freshMs) await shared()
-        } catch (error) {
-          if (monotonic() - fetchedAt > STALE_MS) throw error
-          deps.log.warn({ issuer, err: error }, 'the keys of a trust issuer could not be refreshed; the last good ones are used for now')
-        }
+    async find(kid, signal) {
+      const known = named(kid)
+      const old = monotonic() - fetchedAt > freshMs
+      const asked = monotonic() - askedAt
+      if (old || !known) {
+        const due = asked >= (failure ? RETRY_MS : old ? 0 : COOLDOWN_MS)
+        const flying = flight ?? (due ? shared() : null)
+        // While the source fails, whoever has a last good key goes on with it and does not wait.
+        if (flying && !(known && failure && !isStale())) await within(flying, signal)
       }
-      const key = kid === undefined ? (keys.size === 1 ? keys.values().next().value : undefined) : keys.get(kid)
-      if (!key) throw new CurfewError('attestation_refused', 'no key of this trust issuer has that name', { reason: 'key_unknown', field: 'kid' })
-      return key
+      // At its end the bridge is closed for known names too (P42).
+      if (isStale()) throw failure ?? unavailable('keys_stale')
+      const key = named(kid)
+      if (key) return key
+      const reason = kid === undefined && keys.size > 1 ? 'key_ambiguous' : 'key_unknown'
+      throw new CurfewError('attestation_refused', 'no key of this trust issuer has that name', { reason, field: 'kid' })
     },
   }
+}
+
+/** A file of the operator's, read as strictly as what comes from elsewhere. */
+export async function readJson(deps: { readFile: (path: string) => Promise<string> }, path: string): Promise<unknown> {
+  return parseStrict(await deps.readFile(path), { maxMembers: 4_096 })
+}
+
+const unavailable = (reason: string, cause?: unknown) =>
+  new CurfewError('unavailable', 'the keys of a trust issuer could not be had', { reason, retryAfterSeconds: 5 }, { cause })
+
+function within(work: Promise<void>, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(unavailable('deadline', signal.reason))
+    if (signal.aborted) return stop()
+    signal.addEventListener('abort', stop, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop))
+  })
 }

@@ -6,11 +6,11 @@ import { checkAudience, checkTimes, inspect, type JwsProfile, textClaim, verifyJ
 import type { Attestation, Evidence, Mark } from '../domain/workload.js'
 import type { Attestor } from '../ports.js'
 import type { AttestorDeps } from './deps.js'
-import { type IssuerKeys, issuerKeys, type KeySourceAnswer } from './keys.js'
+import { FILE_REFRESH_SECONDS, type IssuerKeys, issuerKeys, type KeySourceAnswer, readJson } from './keys.js'
 import { generic } from './profiles/generic.js'
 import { github } from './profiles/github.js'
 import { kubernetes } from './profiles/kubernetes.js'
-import { type Profile, refuse } from './profiles/profile.js'
+import { claimAt, type Profile, refuse } from './profiles/profile.js'
 import { peek } from './unverified.js'
 
 const PROFILES: Readonly<Record<OidcIssuerConfig['profile'], Profile>> = { github, kubernetes, generic }
@@ -33,8 +33,8 @@ export function oidcAttestor(issuers: readonly OidcIssuerConfig[], deps: Attesto
         {
           config,
           profile: PROFILES[config.profile],
-          jws: { algorithms: config.algs, types: config.typ.map(t => t.toLowerCase()) },
-          keys: issuerKeys(config.name, { use: 'sig', algs: config.algs }, signal => fetchKeys(config, deps, signal), deps),
+          jws: jwsOf(config),
+          keys: issuerKeys({ issuer: config.name, rules: { use: 'sig', algs: config.algs }, fetch: signal => fetchKeys(config, deps, signal) }, deps),
         },
       ]),
   )
@@ -87,22 +87,27 @@ export function markOf(issuerId: string, id: string, expiresAt: Date): Mark {
   return { namespace: `evidence:${issuerId}`, id, until: new Date(expiresAt.getTime() + MARK_MARGIN_MS) }
 }
 
-/** What ties a shared issuer to a tenant. A dotted name is met as it stands first, then as a path of objects. */
+function jwsOf(config: OidcIssuerConfig): JwsProfile {
+  const profile = PROFILES[config.profile]
+  const types = config.typ.map(t => t.toLowerCase().replace(/^application\//, ''))
+  return { algorithms: config.algs, types: profile.typAbsent ? [...types, ''] : types, extraHeaders: profile.ignoredHeaders }
+}
+
+/** What ties a shared issuer to a tenant. */
 function checkPins(payload: Readonly<Record<string, unknown>>, config: OidcIssuerConfig): void {
   for (const [name, allowed] of Object.entries(config.pin)) {
-    const value = Object.hasOwn(payload, name)
-      ? payload[name]
-      : name.split('/').reduce<unknown>((at, step) => (typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[step] : undefined), payload)
+    const value = claimAt(payload, name)
     if ((typeof value !== 'string' && typeof value !== 'number') || !allowed.includes(String(value))) refuse('tenant_refused', name)
   }
 }
 
 async function fetchKeys(config: OidcIssuerConfig, deps: AttestorDeps, signal: AbortSignal): Promise<KeySourceAnswer> {
   const { keys } = config
-  if ('file' in keys) return { set: JSON.parse(await deps.readFile(keys.file)) }
+  if ('file' in keys) return { set: await readJson(deps, keys.file), refreshSeconds: FILE_REFRESH_SECONDS }
   const options = { internal: config.internal, ...(config.caFile ? { ca: await deps.readFile(config.caFile) } : {}) }
   if ('url' in keys) return { set: await deps.outbound.getJson(keys.url, options, signal) }
-  const metadata = (await deps.outbound.getJson(`${config.issuer}/.well-known/openid-configuration`, options, signal)) as {
+  // OpenID Connect Discovery section 4.1: a slash at the end of the issuer is removed first.
+  const metadata = (await deps.outbound.getJson(`${config.issuer.replace(/\/$/, '')}/.well-known/openid-configuration`, options, signal)) as {
     issuer?: unknown
     jwks_uri?: unknown
   } | null

@@ -1,5 +1,4 @@
 /** Owns the weakest evidence: a registered public key signs an assertion (RFC 7523 section 3, `private_key_jwt`). Whoever holds the key is the agent; policy caps it. */
-import type { JWK } from 'jose'
 import type { RegisteredIssuerConfig } from '../config-schema.js'
 import { CurfewError } from '../domain/errors.js'
 import { namedId } from '../domain/ids.js'
@@ -8,6 +7,7 @@ import { checkTimes, inspect, type JwsProfile, textClaim, verifyJws } from '../d
 import type { Evidence } from '../domain/workload.js'
 import type { Attestor } from '../ports.js'
 import type { AttestorDeps } from './deps.js'
+import { readJson } from './keys.js'
 import { markOf } from './oidc.js'
 import { refuse } from './profiles/profile.js'
 import { peek } from './unverified.js'
@@ -25,17 +25,25 @@ interface Agent {
   readonly key: AdmittedKey
 }
 
+/** Judged once, at start, and named by its place in the configuration. A private key where a public one belongs is refused like a weak one. */
+async function agentKey(source: RegisteredIssuerConfig['agents'][number]['key'], deps: AttestorDeps, field: string): Promise<AdmittedKey> {
+  let cause: unknown
+  try {
+    const jwk = 'jwk' in source ? source.jwk : await readJson(deps, source.file)
+    const [key] = admitKeys({ keys: [jwk] }, { use: 'sig', algs: JWS.algorithms })
+    if (key && (await Promise.all(key.algs.map(key.verifier)))) return key
+  } catch (error) {
+    cause = error
+  }
+  const reason = (cause instanceof CurfewError && cause.facts.reason) || 'key_refused'
+  throw new CurfewError('malformed', `${field} is not a public key that can be used (${reason})`, { reason, field }, { cause })
+}
+
 export async function registeredAttestor(issuers: readonly RegisteredIssuerConfig[], deps: AttestorDeps): Promise<Attestor> {
   const agents = new Map<string, Agent>()
   for (const issuer of issuers.filter(i => i.enabled)) {
     for (const agent of issuer.agents) {
-      const jwk = ('jwk' in agent.key ? agent.key.jwk : JSON.parse(await deps.readFile(agent.key.file))) as JWK
-      const [key] = admitKeys({ keys: [jwk] }, { use: 'sig', algs: JWS.algorithms })
-      if (!key)
-        throw new CurfewError('malformed', `the key of agent ${agent.name} cannot be used`, {
-          reason: 'key_refused',
-          field: `issuers.${issuer.name}.agents.${agent.name}.key`,
-        })
+      const key = await agentKey(agent.key, deps, `issuers.${issuer.name}.agents.${agent.name}.key`)
       agents.set(clientId(issuer.name, agent.name), { issuer, name: agent.name, owner: agent.owner, labels: agent.labels, key })
     }
   }

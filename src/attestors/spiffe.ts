@@ -1,12 +1,13 @@
 /** Owns the attestation of JWT-SVIDs: the trust domain of the subject chooses the bundle, and only that bundle's keys are believed. */
 import { X509Certificate } from 'node:crypto'
 import type { SpiffeIssuerConfig } from '../config-schema.js'
+import { CurfewError } from '../domain/errors.js'
 import { namedId } from '../domain/ids.js'
 import { checkAudience, checkTimes, inspect, type JwsProfile, verifyJws } from '../domain/jws.js'
 import type { Evidence } from '../domain/workload.js'
 import type { Attestor } from '../ports.js'
 import type { AttestorDeps } from './deps.js'
-import { type IssuerKeys, issuerKeys, type KeySourceAnswer } from './keys.js'
+import { FILE_REFRESH_SECONDS, type IssuerKeys, issuerKeys, type KeySourceAnswer, readJson } from './keys.js'
 import { refuse } from './profiles/profile.js'
 import { peek } from './unverified.js'
 
@@ -30,7 +31,14 @@ export function spiffeAttestor(issuers: readonly SpiffeIssuerConfig[], deps: Att
   const registered = new Map<string, { config: SpiffeIssuerConfig; keys: IssuerKeys }>(
     issuers
       .filter(config => config.enabled)
-      .map(config => [config.trustDomain, { config, keys: issuerKeys(config.name, { use: 'jwt-svid', algs: JWS.algorithms }, bundleOf(config, deps), deps) }]),
+      .map(config => [
+        config.trustDomain,
+        {
+          config,
+          // SPIFFE bundle, section 4.2.2: no keys means that all were revoked, not that somebody made a mistake (P42).
+          keys: issuerKeys({ issuer: config.name, rules: { use: 'jwt-svid', algs: JWS.algorithms }, fetch: bundleOf(config, deps), emptyRevokes: true }, deps),
+        },
+      ]),
   )
   const choose = (evidence: Evidence) => registered.get(parseSpiffeId(peek(evidence, 'sub') ?? '')?.trustDomain ?? '')
 
@@ -76,12 +84,14 @@ export function spiffeAttestor(issuers: readonly SpiffeIssuerConfig[], deps: Att
 
 function bundleOf(config: SpiffeIssuerConfig, deps: AttestorDeps): (signal: AbortSignal) => Promise<KeySourceAnswer> {
   const { bundle } = config
-  if ('file' in bundle) return async () => answerOf(JSON.parse(await deps.readFile(bundle.file)))
+  if ('file' in bundle) return async () => ({ set: await readJson(deps, bundle.file), refreshSeconds: FILE_REFRESH_SECONDS })
   if (bundle.profile === 'https_web') return async signal => answerOf(await deps.outbound.getJson(bundle.endpoint, { internal: config.internal }, signal))
   // The endpoint is authenticated by the trust domain's own X.509 authorities; each answer brings those for the next (SPIFFE federation, section 5.2.2).
   let authorities: string | null = null
   return async signal => {
-    authorities ??= pemOf(JSON.parse(await deps.readFile(bundle.bootstrapFile)))
+    authorities ??= pemOf(await readJson(deps, bundle.bootstrapFile))
+    // An empty list of authorities would mean those of the operating system: never for an SVID (standards.md 1.12).
+    if (authorities === '') throw new CurfewError('unavailable', 'the bootstrap bundle of a trust domain holds no X.509 authority', { reason: 'bundle_empty' })
     const set = await deps.outbound.getJson(bundle.endpoint, { internal: config.internal, ca: authorities, spiffeId: bundle.serverId }, signal)
     authorities = pemOf(set) || authorities
     return answerOf(set)

@@ -89,7 +89,9 @@ export function createOutbound(deps: OutboundDeps = {}): Outbound {
       const url = new URL(text)
       if (url.protocol !== 'https:' && !options.internal) throw refuse('https_required')
       if (url.username !== '' || url.password !== '') throw refuse('url_refused')
-      const { address, family } = await pinned(url.hostname, options.internal === true)
+      // One deadline for everything, the name included: a resolver that does not answer must not hold the caller.
+      const ends = AbortSignal.any([signal, AbortSignal.timeout(DEADLINE_MS)])
+      const { address, family } = await within(pinned(url.hostname, options.internal === true), ends)
       const agent = new Agent({
         connect: {
           // undici asks for one answer or for all; both are the pinned one.
@@ -104,13 +106,22 @@ export function createOutbound(deps: OutboundDeps = {}): Outbound {
         pipelining: 0,
       })
       try {
-        return await fetchJson(url, agent, AbortSignal.any([signal, AbortSignal.timeout(DEADLINE_MS)]))
+        return await fetchJson(url, agent, ends)
       } finally {
         // Not `close`: an endless answer would be waited for.
         void agent.destroy().catch(() => {})
       }
     },
   }
+}
+
+function within<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(refuse('unreachable', signal.reason))
+    if (signal.aborted) stop()
+    signal.addEventListener('abort', stop, { once: true })
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop))
+  })
 }
 
 async function fetchJson(url: URL, agent: Agent, signal: AbortSignal): Promise<unknown> {

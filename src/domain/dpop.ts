@@ -40,7 +40,8 @@ export async function verifyProof(proof: string, expected: ProofExpectation): Pr
   const { jti, htm, htu, iat, ath } = payload
   if (typeof jti !== 'string' || jti.length === 0 || Buffer.byteLength(jti) > 256) return refuse('jti_invalid', 'jti')
   if (htm !== expected.method) return refuse('htm_mismatch', 'htm')
-  if (typeof htu !== 'string' || normalized(htu) !== normalized(expected.url)) return refuse('htu_mismatch', 'htu')
+  const place = normalized(expected.url)
+  if (typeof htu !== 'string' || place === null || normalized(htu) !== place) return refuse('htu_mismatch', 'htu')
   if (!Number.isSafeInteger(iat)) return refuse('iat_invalid', 'iat')
   const age = expected.now.getTime() / 1000 - (iat as number)
   if (age > PROOF_PAST) return refuse('proof_old', 'iat')
@@ -77,7 +78,8 @@ async function asProof<T>(act: () => Promise<T>): Promise<T> {
 
 /** Without query and fragment, after syntax- and scheme-based normalisation (RFC 3986 sections 6.2.2 and 6.2.3); null when it is no http URL. */
 function normalized(text: string): string | null {
-  if (!/^[\x21-\x7e]{1,2048}$/.test(text) || text.includes('\\')) return null
+  // What only the parser of browsers would mend (`https:host`, `\\`, white space) is no URL here.
+  if (!/^https?:\/\/[^/?#\\]+[\x21-\x5b\x5d-\x7e]*$/i.test(text) || !/^[\x21-\x7e]{1,2048}$/.test(text)) return null
   let url: URL
   try {
     url = new URL(text)

@@ -15,8 +15,11 @@ export interface AdmittedKey {
   /** Algorithms of the rules that fit this key's type and curve. */
   readonly algs: readonly string[]
   readonly jwk: JWK
-  readonly key: Awaited<ReturnType<typeof importJWK>> | Promise<Awaited<ReturnType<typeof importJWK>>>
+  /** The key for one of `algs`; WebCrypto binds a key to an algorithm when it is imported. Rejects when the point is off its curve. */
+  verifier(alg: string): Promise<VerifyKey>
 }
+
+export type VerifyKey = Awaited<ReturnType<typeof importJWK>>
 
 const MAX_KEYS = 100
 const EC = { 'P-256': ['ES256', 32], 'P-384': ['ES384', 48], 'P-521': ['ES512', 66] } as const
@@ -29,13 +32,15 @@ const refuse = (reason: string): never => {
 
 /** RFC 7638: only the required members, in lexicographic order, without spaces. */
 export function thumbprint(jwk: JWK): string {
-  const members =
-    jwk.kty === 'EC'
-      ? { crv: jwk.crv, kty: jwk.kty, x: jwk.x, y: jwk.y }
-      : jwk.kty === 'RSA'
-        ? { e: jwk.e, kty: jwk.kty, n: jwk.n }
-        : { crv: jwk.crv, kty: jwk.kty, x: jwk.x }
-  return createHash('sha256').update(JSON.stringify(members)).digest('base64url')
+  return createHash('sha256')
+    .update(JSON.stringify(required(jwk)))
+    .digest('base64url')
+}
+
+function required(jwk: JWK): JWK {
+  if (jwk.kty === 'EC') return { crv: jwk.crv, kty: jwk.kty, x: jwk.x, y: jwk.y } as JWK
+  if (jwk.kty === 'RSA') return { e: jwk.e, kty: jwk.kty, n: jwk.n } as JWK
+  return { crv: jwk.crv, kty: jwk.kty, x: jwk.x } as JWK
 }
 
 /** The algorithms this key can be used with, or a reason to refuse it. Only what is on its curve, strong, public and for signing. */
@@ -71,7 +76,7 @@ export function admitKeys(set: unknown, rules: KeyRules): AdmittedKey[] {
     if (typeof candidate !== 'object' || candidate === null) return refuse('key_set_malformed')
     // Unknown uses are ignored, not refused (SPIFFE bundle format, section 4.2.2; RFC 7517 section 5).
     if (rules.use === 'jwt-svid' ? candidate.use !== 'jwt-svid' : candidate.use !== undefined && candidate.use !== 'sig') continue
-    if (candidate.key_ops !== undefined && !candidate.key_ops.includes('verify')) continue
+    if (candidate.key_ops !== undefined && !(Array.isArray(candidate.key_ops) && candidate.key_ops.includes('verify'))) continue
     if (candidate.kty === 'oct') return refuse('key_symmetric')
     const fit = fitOf(candidate)
     if ('refused' in fit) {
@@ -87,28 +92,38 @@ export function admitKeys(set: unknown, rules: KeyRules): AdmittedKey[] {
     kids.add(kid)
     // `use: jwt-svid` and `alg` are dropped: jose would find no key with the one, and the configuration decides, not the other (T05).
     const { use: _use, alg: _alg, key_ops: _ops, ...bare } = candidate
-    let imported: AdmittedKey['key'] | undefined
-    admitted.push({
-      kid,
-      thumbprint: print,
-      algs,
-      jwk: bare,
-      get key() {
-        imported ??= importJWK(bare, algs[0] as string)
-        return imported
-      },
-    })
+    admitted.push({ kid, thumbprint: print, algs, jwk: bare, verifier: alg => imported(print, alg, required(candidate)) })
   }
   return admitted
 }
 
-function octets(value: unknown): number {
-  return typeof value === 'string' && /^[A-Za-z0-9_-]+$/.test(value) ? Buffer.from(value, 'base64url').length : -1
+/** Importing costs more than verifying (performance.md), so that imported keys are kept, by all that makes them (T47): thumbprint and algorithm. */
+const IMPORTED_MAX = 512
+const kept = new Map<string, Promise<VerifyKey>>()
+
+function imported(print: string, alg: string, jwk: JWK): Promise<VerifyKey> {
+  const name = `${alg}:${print}`
+  const known = kept.get(name)
+  if (known) return known
+  const made = importJWK(jwk, alg)
+  kept.set(name, made)
+  made.catch(() => kept.delete(name))
+  if (kept.size > IMPORTED_MAX) kept.delete(kept.keys().next().value as string)
+  return made
 }
 
+/** How many bytes a member holds; -1 for what is no base64url, or another spelling of it: one key has one thumbprint. */
+function octets(value: unknown): number {
+  if (typeof value !== 'string' || !/^[A-Za-z0-9_-]+$/.test(value)) return -1
+  const bytes = Buffer.from(value, 'base64url')
+  return bytes.toString('base64url') === value ? bytes.length : -1
+}
+
+/** RFC 7518 section 6.3.1.1: no leading zero octets. */
 function bigint(value: unknown): bigint | null {
   if (octets(value) <= 0) return null
-  return BigInt(`0x${Buffer.from(value as string, 'base64url').toString('hex')}`)
+  const bytes = Buffer.from(value as string, 'base64url')
+  return bytes[0] === 0 ? null : BigInt(`0x${bytes.toString('hex')}`)
 }
 
 /** Moduli made by the broken Infineon generator are powers of 65537 modulo every small prime (CVE-2017-15361). */

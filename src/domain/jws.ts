@@ -10,7 +10,7 @@ export interface JwsProfile {
   readonly algorithms: readonly string[]
   /** Allowed `typ` values without the `application/` prefix, compared without case (RFC 7515 section 4.1.9). An empty string allows absence. */
   readonly types: readonly string[]
-  /** Header members beside `alg`, `kid` and `typ`. Only DPoP proofs carry a `jwk`. */
+  /** Header members beside `alg`, `kid` and `typ` that do not refuse the token. Only DPoP proofs carry a `jwk` that is looked at. */
   readonly extraHeaders?: readonly string[]
 }
 
@@ -25,7 +25,10 @@ export interface Inspected {
   readonly header: JwsHeader
   /** NOT believed: good for choosing a registered issuer by exact look-up, and nothing else. */
   readonly unverified: Readonly<Record<string, unknown>>
-  /** SHA-256 of the decoded bytes: a token's spelling is no identity (T46). */
+  /**
+   * SHA-256 of the decoded header and payload: a token's spelling is no identity (T46). The signature is left out, since from one
+   * ECDSA signature (r, s) anybody makes a second valid one, (r, n - s), and would have a "new" token.
+   */
   readonly digest: string
 }
 
@@ -48,7 +51,7 @@ function open(token: string, profile: JwsProfile): Opened {
   if (typeof token !== 'string' || token.length > MAX_TOKEN) return refuse('token_too_large')
   const segments = token.split('.')
   if (segments.length !== 3) return refuse('malformed_token')
-  const [head, payload, signature] = segments.map(decodeSegment) as [Buffer, Buffer, Buffer]
+  const [head, payload] = segments.map(decodeSegment) as [Buffer, Buffer, Buffer]
   const header = readObject(head, 'header_refused')
   for (const name of Object.keys(header)) {
     if (name !== 'alg' && name !== 'kid' && name !== 'typ' && !profile.extraHeaders?.includes(name)) return refuse('header_refused')
@@ -56,11 +59,11 @@ function open(token: string, profile: JwsProfile): Opened {
   const { alg, kid, typ } = header
   if (typeof alg !== 'string' || !profile.algorithms.includes(alg)) return refuse('algorithm_refused')
   if (kid !== undefined && (typeof kid !== 'string' || kid.length === 0 || kid.length > 255)) return refuse('header_refused')
-  if (typ !== undefined && typeof typ !== 'string') return refuse('type_refused')
+  if (typ !== undefined && (typeof typ !== 'string' || typ === '')) return refuse('type_refused')
   // RFC 7515 section 4.1.9: compared without case; a value without `/` means `application/…`.
   const type = (typ ?? '').toLowerCase().replace(/^application\//, '')
   if (!profile.types.includes(type)) return refuse('type_refused')
-  const digest = createHash('sha256').update(head).update('.').update(payload).update('.').update(signature).digest('base64url')
+  const digest = createHash('sha256').update(head).update('.').update(payload).digest('base64url')
   return { header: header as unknown as JwsHeader, payload, digest }
 }
 
@@ -75,7 +78,7 @@ export async function verifySignature(token: string, key: AdmittedKey, profile: 
   const { header, payload } = open(token, profile)
   if (!key.algs.includes(header.alg)) return refuse('algorithm_refused')
   try {
-    await compactVerify(token, await key.key, { algorithms: [header.alg] })
+    await compactVerify(token, await key.verifier(header.alg), { algorithms: [header.alg] })
   } catch (cause) {
     throw new CurfewError('attestation_refused', 'the token is not acceptable', { reason: 'signature_invalid' }, { cause })
   }
@@ -111,20 +114,22 @@ export function checkTimes(payload: JWTPayload, rules: TimeRules): { issuedAt: D
   const nbf = time('nbf', false)
   if (exp + rules.toleranceSeconds <= now) return refuse('expired', 'exp')
   if (nbf !== null && nbf > now + rules.toleranceSeconds) return refuse('not_yet_valid', 'nbf')
-  if (nbf !== null && nbf > exp) return refuse('claim_invalid', 'nbf')
+  if (nbf !== null && nbf >= exp) return refuse('claim_invalid', 'nbf')
   if (iat !== null) {
     if (iat > now + 5) return refuse('issued_in_future', 'iat')
     if (exp <= iat) return refuse('claim_invalid', 'exp')
     if (exp - iat > rules.maxLifeSeconds) return refuse('life_too_long', 'exp')
   } else if (exp - now > rules.maxLifeSeconds) return refuse('life_too_long', 'exp')
-  return { issuedAt: new Date((iat ?? nbf ?? Math.floor(now)) * 1000), expiresAt: new Date(exp * 1000) }
+  // Freshness that nobody stated is not assumed: without `iat` and `nbf` the evidence counts as old as its life allows.
+  const earliest = Math.min(exp - rules.maxLifeSeconds, Math.floor(now))
+  return { issuedAt: new Date((iat ?? nbf ?? earliest) * 1000), expiresAt: new Date(exp * 1000) }
 }
 
-/** A claim that identifies something: printable ASCII, at most 255 characters, exactly as sent. */
+/** A claim that identifies something: printable ASCII, at most 255 characters, exactly as sent (GitHub's `sub` holds the spaces of an environment's name). */
 export function textClaim(payload: JWTPayload, name: string): string {
   const value: unknown = payload[name]
   if (value === undefined || value === null) return refuse('claim_missing', name)
-  if (typeof value !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(value)) return refuse('claim_invalid', name)
+  if (typeof value !== 'string' || !/^[\x20-\x7e]{1,255}$/.test(value)) return refuse('claim_invalid', name)
   return value
 }
 

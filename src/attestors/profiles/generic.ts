@@ -3,6 +3,9 @@ import { type Profile, required, text } from './profile.js'
 
 export const generic: Profile = {
   name: 'generic',
+  // Some issuers leave it out (Vault): their configuration says so with `typ: ['']`.
+  typAbsent: false,
+  ignoredHeaders: [],
   replay: payload => (payload.jti === undefined ? 'reusable' : 'single_use'),
   normalise(payload, issuer) {
     const identity = issuer.identityClaims.map(name => `${name}=${encodeURIComponent(required(payload, name)).replaceAll('%2F', '/').replaceAll('%3A', ':')}`)

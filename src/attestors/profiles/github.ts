@@ -13,7 +13,6 @@ const CLAIMS = [
   'ref_type',
   'ref_protected',
   'event_name',
-  'workflow',
   'workflow_ref',
   'workflow_sha',
   'job_workflow_ref',
@@ -34,6 +33,9 @@ const CLAIMS = [
 
 export const github: Profile = {
   name: 'github',
+  typAbsent: false,
+  // Every token of GitHub carries the thumbprint of its certificate. It chooses nothing here: the key is found by `kid` alone.
+  ignoredHeaders: ['x5t'],
   replay: () => 'single_use',
   normalise(payload, issuer) {
     const repository = required(payload, 'repository_id')
@@ -45,6 +47,9 @@ export const github: Profile = {
       const value = text(payload, name)
       if (value !== null) attributes[name] = value
     }
+    // A display name that any branch may write, emoji and all: shown when it is plain, and never a reason to refuse the job.
+    const { workflow } = payload
+    if (typeof workflow === 'string' && /^[\x20-\x7e]{1,512}$/.test(workflow)) attributes.workflow = workflow
     const run = ['run_id', 'run_attempt', 'check_run_id'].map(name => attributes[name] ?? '').join(':')
     return { identity: `${issuer.name}:repository_id=${repository}`, attributes, run: attributes.run_id ? `${issuer.name}:${repository}:${run}` : null }
   },

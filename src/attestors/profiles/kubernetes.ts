@@ -7,6 +7,9 @@ const object = (value: unknown): Claims => (typeof value === 'object' && value !
 
 export const kubernetes: Profile = {
   name: 'kubernetes',
+  // The API server signs with `alg` and `kid` only.
+  typAbsent: true,
+  ignoredHeaders: [],
   // One token for all processes of a pod, refreshed by the kubelet (standards.md 2.2.4).
   replay: () => 'reusable',
   normalise(payload, issuer) {

@@ -12,6 +12,10 @@ export interface Normalised {
 
 export interface Profile {
   readonly name: 'github' | 'kubernetes' | 'generic'
+  /** This provider's tokens may come without a `typ`, whatever else the configuration allows. */
+  readonly typAbsent: boolean
+  /** Header members that this provider sends and nobody here looks at. */
+  readonly ignoredHeaders: readonly string[]
   replay(payload: JWTPayload): ReplayMode
   normalise(payload: JWTPayload, issuer: OidcIssuerConfig): Normalised
 }
@@ -22,11 +26,22 @@ export function refuse(reason: string, field?: string): never {
 
 /** A claim as text: strings as they are, numbers and booleans in their one spelling. Bounded, printable, never normalised (T60). */
 export function text(payload: Readonly<Record<string, unknown>>, name: string): string | null {
-  const value = payload[name]
+  const value = claimAt(payload, name)
   if (value === undefined || value === null) return null
   const written = typeof value === 'number' || typeof value === 'boolean' ? String(value) : value
   if (typeof written !== 'string' || written.length > 512 || !/^[\x20-\x7e]*$/.test(written)) return refuse('claim_invalid', name)
   return written
+}
+
+/** A claim by its exact name, else along `/` through nested objects (`kubernetes.io/serviceaccount/uid`). Only what the token itself holds. */
+export function claimAt(payload: Readonly<Record<string, unknown>>, name: string): unknown {
+  if (Object.hasOwn(payload, name)) return payload[name]
+  let at: unknown = payload
+  for (const step of name.split('/')) {
+    if (typeof at !== 'object' || at === null || Array.isArray(at) || !Object.hasOwn(at, step)) return undefined
+    at = (at as Record<string, unknown>)[step]
+  }
+  return at
 }
 
 export function required(payload: Readonly<Record<string, unknown>>, name: string): string {
