@@ -92,7 +92,8 @@ export function issuerKeys(source: KeySource, deps: KeysDeps): IssuerKeys {
       const old = monotonic() - fetchedAt > freshMs
       const asked = monotonic() - askedAt
       if (old || !known) {
-        const due = asked >= (failure ? RETRY_MS : old ? 0 : COOLDOWN_MS)
+        // An invented name never makes a failing source be asked more often.
+        const due = asked >= (old ? (failure ? RETRY_MS : 0) : COOLDOWN_MS)
         const flying = flight ?? (due ? shared() : null)
         // While the source fails, whoever has a last good key goes on with it and does not wait.
         if (flying && !(known && failure && !isStale())) await within(flying, signal)

@@ -9,8 +9,10 @@ import { spiffeAttestor } from '../../src/attestors/spiffe.js'
 import { createOutbound } from '../../src/clients/outbound.js'
 import type { OidcIssuerConfig } from '../../src/config-schema.js'
 import { isAbsent } from '../../src/dev/find.js'
+import { until } from '../../src/dev/process.js'
 import { type Spire, startSpire } from '../../src/dev/spire.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
+import type { CurfewError } from '../../src/domain/errors.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'cf-att-'))
 const vault = await startVault({ dir: join(dir, 'vault'), own: true })
@@ -121,5 +123,39 @@ describe.skipIf(absent !== null)(`attestation of real issuers' tokens${absent ? 
     expect(seen.identity).toBe(`vault:sub=${login.auth.entity_id}`)
     const other = oidcAttestor([generic('vault', `${address}/v1/identity/oidc`, { audience: 'https://other.example' })], deps)
     await expect(other.attest({ type: 'jwt', token: data.token }, signal)).rejects.toMatchObject({ facts: { reason: 'audience_mismatch' } })
+  })
+
+  it('P42 H15 after rotation the new JWT key is believed; revoked, the old one is found no more and its tokens are refused', async () => {
+    const { admin, fetchJwt } = spire as Spire
+    const authority = async (verb: string, ...more: string[]) =>
+      JSON.parse(await admin(['localauthority', 'jwt', verb, ...more, '-output', 'json'])) as Record<string, { authority_id?: string } | undefined>
+    const kidOf = (token: string) => (JSON.parse(Buffer.from(token.split('.')[0] as string, 'base64url').toString()) as { kid: string }).kid
+    const outcome = async (token: string) =>
+      mesh('spiffe://example.org/spire/server')
+        .attest({ type: 'jwt', token }, signal)
+        .then(
+          seen => seen.identity,
+          error => (error as CurfewError).facts.reason ?? '?',
+        )
+    const old = kidOf(svid)
+    expect((await authority('show')).active?.authority_id).toBe(old)
+    expect(await outcome(svid)).toBe('spiffe://example.org/ci/orders')
+
+    const next = (await authority('prepare')).prepared_authority?.authority_id as string
+    await authority('activate', '-authorityID', next)
+    // Both are published: what was signed before the rotation is good until it ends.
+    expect(await outcome(svid)).toBe('spiffe://example.org/ci/orders')
+    await authority('taint', '-authorityID', old)
+    let fresh = svid
+    await until(
+      async () => {
+        fresh = await fetchJwt(SERVER)
+        return kidOf(fresh) === next
+      },
+      { what: 'a JWT-SVID by the new key', deadlineMs: 60_000, everyMs: 250, signal },
+    )
+    await authority('revoke', '-authorityID', old)
+    await until(async () => (await outcome(svid)) === 'key_unknown', { what: 'a bundle without the revoked key', deadlineMs: 60_000, everyMs: 250, signal })
+    expect(await outcome(fresh)).toBe('spiffe://example.org/ci/orders')
   })
 })

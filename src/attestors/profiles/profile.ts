@@ -28,6 +28,8 @@ export function refuse(reason: string, field?: string): never {
 export function text(payload: Readonly<Record<string, unknown>>, name: string): string | null {
   const value = claimAt(payload, name)
   if (value === undefined || value === null) return null
+  // Beyond 2^53 two numbers read alike: an id that is not exact identifies nobody.
+  if (typeof value === 'number' && !Number.isSafeInteger(value)) return refuse('claim_invalid', name)
   const written = typeof value === 'number' || typeof value === 'boolean' ? String(value) : value
   if (typeof written !== 'string' || written.length > 512 || !/^[\x20-\x7e]*$/.test(written)) return refuse('claim_invalid', name)
   return written
