@@ -67,6 +67,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       .array(z.enum(['RS256', 'ES256', 'EdDSA', 'PS256', 'RS384', 'RS512', 'ES384']))
       .min(1)
       .default(['RS256']),
+    /** Allowed values; an empty one allows absence, which many issuers of ID tokens need. */
     typ: z.array(z.string()).default(['JWT']),
     /** Claims that must have one of these values: what pins a shared issuer to a tenant. */
     pin: z.record(text(100), z.array(text(255)).min(1)).default({}),
@@ -319,7 +320,7 @@ function sharedIssuer(issuer: string): readonly string[] | null {
   if (/^https:\/\/token\.actions\.githubusercontent\.com(\/|$)/.test(issuer)) return ['repository_id', 'repository_owner_id', 'enterprise_id']
   if (issuer === 'https://gitlab.com') return ['namespace_id', 'project_id']
   if (issuer === 'https://agent.buildkite.com') return ['organization_id', 'organization_slug']
-  if (issuer === 'https://accounts.google.com') return ['google.compute_engine.project_id', 'sub', 'email']
+  if (issuer === 'https://accounts.google.com') return ['google/compute_engine/project_id', 'sub', 'email']
   if (/^https:\/\/(sts\.windows\.net|login\.microsoftonline\.com)\//.test(issuer)) return ['tid', 'oid']
   return null
 }
