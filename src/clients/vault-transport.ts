@@ -102,6 +102,9 @@ async function send(asked: Asked, origin: string, agent: Agent): Promise<{ statu
     if (said !== '' && (auth || data)) throw fail('ambiguous', status)
     return { statusCode: 200, body, request: { path: raw } }
   }
+  // So Vault tells an empty listing. Any other 404 (a proxy's, of a wrong mount) is none: a listing is complete or an error.
+  if (status === 404 && raw.endsWith('?list=1') && Array.isArray(errors) && errors.length === 0)
+    return { statusCode: 200, body: { data: { keys: [] } }, request: { path: raw } }
   if (status === 202) return { statusCode: 200, body: { accepted: true }, request: { path: raw } }
   if (status === 400 && asked.absentWords !== undefined && said.includes(asked.absentWords)) throw fail('absent', status)
   if (status === 403) throw fail('denied', status)

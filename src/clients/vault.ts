@@ -105,15 +105,12 @@ export function createVault(
       throw error
     }
   }
-  /** Vault answers 404 to a listing that is empty. */
+  /** Complete, or an error: what is missing in it is closed as lost and waited for no longer. */
   async function keysOf(path: string, options: CallOptions): Promise<readonly string[]> {
-    try {
-      const { keys } = data(await list(path, { ...options, maxBytes: LIST_BYTES, deadlineMs: SYNC_MS }))
-      return Array.isArray(keys) ? (keys as string[]) : []
-    } catch (error) {
-      if (error instanceof VaultError && error.status === 404) return []
-      throw error
-    }
+    const { keys } = data(await list(path, { ...options, maxBytes: LIST_BYTES, deadlineMs: SYNC_MS }))
+    if (!Array.isArray(keys) || keys.some(k => typeof k !== 'string'))
+      throw new VaultError('ambiguous', 200, 'LIST', `${options.template}, which holds no list of keys`)
+    return keys as string[]
   }
 
   return {
@@ -188,7 +185,7 @@ export function createVault(
         const { issue_time } = data(
           await write('sys/leases/lookup', { lease_id: leaseId }, { template: 'sys/leases/lookup', absentWords: 'invalid lease', signal }),
         )
-        return typeof issue_time === 'string' ? new Date(issue_time) : null
+        return new Date(text(issue_time, 'the time of issue'))
       }, null),
     listAccessors: signal => keysOf('auth/token/accessors', { template: 'auth/token/accessors', signal }),
     accessor: (accessor, signal) =>

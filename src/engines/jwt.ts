@@ -66,7 +66,8 @@ function claimsOf(issuerUrl: string, grant: Grant): JWTPayload {
     exp: grant.issuedAt + grant.ttlSeconds,
     task: { id: terms.task, ancestors: [...terms.ancestors] },
     trust_issuer: terms.attestation.issuerId,
-    scope: terms.capability.scopes.join(' '),
+    // Absent when none was granted: an empty one is no scope at all (RFC 6749 section 3.3).
+    ...(terms.capability.scopes.length > 0 ? { scope: terms.capability.scopes.join(' ') } : {}),
     authorization_details: [
       {
         type: `${issuerUrl}/rar/task/v1`,

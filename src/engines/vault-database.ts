@@ -34,7 +34,7 @@ export interface VaultDatabaseDeps {
   readonly parametersOf: (capability: string) => DatabaseParameters
   /** The dead man's switch. Seconds. */
   readonly issuanceTokenSeconds: number
-  /** When a complete listing made after this moment showed no lease of ours that no row knows; null when none was made. */
+  /** The moment up to which a complete listing showed that every lease issued before it is known to a row; null when none was made. */
   readonly clearSince: (capability: string) => Date | null
 }
 
@@ -53,7 +53,13 @@ function reasonOf(cause: unknown): string {
 
 export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
   /** Between prepare and mint, in memory only: the handle holds the accessor, which can end the token and not use it. */
-  const tokens = new Map<string, Secret>()
+  const tokens = new Map<string, { readonly token: Secret; readonly until: number }>()
+  /** What nobody came back for is dead at Vault by then, and is not kept here either. */
+  const keep = (id: string, token: Secret) => {
+    const now = performance.now()
+    for (const [other, held] of tokens) if (held.until <= now) tokens.delete(other)
+    tokens.set(id, { token, until: now + deps.issuanceTokenSeconds * 1000 })
+  }
 
   return {
     kind: 'vault-database',
@@ -63,7 +69,11 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
       const result = DATABASE_PARAMETERS.safeParse(parameters)
       if (result.success) return
       const issue = result.error.issues[0]
-      throw new CurfewError('malformed', issue?.message ?? 'invalid', { reason: 'invalid_field', field: ['parameters', ...(issue?.path ?? [])].join('.') })
+      const unknown = issue?.code === 'unrecognized_keys' ? issue.keys.slice(0, 1) : []
+      throw new CurfewError('malformed', unknown.length > 0 ? 'the vault-database engine has no such parameter' : (issue?.message ?? 'invalid'), {
+        reason: unknown.length > 0 ? 'unknown_field' : 'invalid_field',
+        field: ['parameters', ...(issue?.path ?? []), ...unknown].join('.'),
+      })
     },
 
     async prepare(grant, signal) {
@@ -79,7 +89,7 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
           },
           signal,
         )
-        tokens.set(grant.id, token)
+        keep(grant.id, token)
         return { accessor }
       } catch (cause) {
         throw failed('prepared', cause)
@@ -87,9 +97,9 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
     },
 
     async mint(grant, _handle, signal) {
-      const token = tokens.get(grant.id)
+      const token = tokens.get(grant.id)?.token
       tokens.delete(grant.id)
-      if (!token) throw new TypeError('mint follows prepare')
+      if (!token) throw new CurfewError('engine_failed', 'the credential was ended while it was being made', { reason: 'overtaken' })
       const { mount, role, connection } = deps.parametersOf(grant.terms.capability.name)
       const asked = deps.clock.now()
       const made = await deps.issuer.readDynamic(mount, role, token, signal).catch(cause => Promise.reject(failed('made', cause)))
@@ -114,8 +124,10 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
     },
 
     async extend(credential, signal) {
-      const left = Math.floor((credential.expiresAt.getTime() - deps.clock.now().getTime()) / 1000)
-      if (left <= deps.issuanceTokenSeconds) return
+      const lifeSeconds = (credential.expiresAt.getTime() - credential.issuedAt.getTime()) / 1000
+      // By the whole life, not by what is left of it: the token's seconds have been running since prepare.
+      if (lifeSeconds <= deps.issuanceTokenSeconds) return
+      const left = Math.ceil((credential.expiresAt.getTime() - deps.clock.now().getTime()) / 1000)
       try {
         await deps.issuer.renewAccessor(String(credential.handle?.accessor), left, signal)
       } catch (cause) {
@@ -124,6 +136,7 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
     },
 
     async destroy(credential, signal) {
+      tokens.delete(credential.id)
       const handle = credential.handle
       if (!handle) return
       const target = deps.targetOf(credential.capability)

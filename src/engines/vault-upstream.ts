@@ -13,8 +13,12 @@ export interface UpstreamDeps {
 }
 
 export interface VaultUpstream extends Reconcilable {
+  /** Up to when every lease of this path is known to a row, as the latest complete listing showed; null before the first. */
   clearSince(capability: string): Date | null
 }
+
+/** Vault says by its own clock when it made a lease; ours and its may differ by this. Milliseconds. */
+const CLOCKS_MS = 5_000
 
 export function vaultUpstream(deps: UpstreamDeps): VaultUpstream {
   const clear = new Map<string, Date>()
@@ -24,8 +28,12 @@ export function vaultUpstream(deps: UpstreamDeps): VaultUpstream {
     const ids = await deps.reconciler.listLeases(path.mount, path.role, signal)
     const known = await deps.credentialOf(ids)
     const unknown = ids.filter(id => !known.has(id))
-    if (unknown.length === 0) clear.set(path.capability, began)
     const strangers = await Promise.all(unknown.map(async id => ({ id, at: await deps.reconciler.leaseIssuedAt(id, signal) })))
+    // Only what is older than the oldest stranger is proven: on a busy path some issue is always in flight, and must not keep all others waiting.
+    const oldest = Math.min(...strangers.flatMap(({ at }) => (at ? [at.getTime() - CLOCKS_MS] : [])))
+    const until = new Date(Math.min(began.getTime(), oldest))
+    const before = clear.get(path.capability)
+    if (!before || until > before) clear.set(path.capability, until)
     return [
       ...ids.flatMap(id =>
         known.has(id) ? [{ kind: 'lease' as const, ref: id, credential: known.get(id) as CredentialId, ageSeconds: Number.POSITIVE_INFINITY }] : [],
