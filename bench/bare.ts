@@ -14,13 +14,20 @@ const options = JSON.parse(readFileSync(process.argv[2] as string, 'utf8')) as {
   audience: string
   policies: string
   capability: PolicyRequest['capability']
+  /** Every capability that the policies name. */
+  names: string[]
 }
 const jwks = createRemoteJWKSet(new URL(`${options.issuer}/jwks`))
 const pool = new pg.Pool({ connectionString: options.url, max: 16 })
 await pool.query(
   'create table if not exists bare_issued (id text primary key, evidence text unique, claims jsonb not null); create table if not exists bare_audit (id bigint generated always as identity, what jsonb not null)',
 )
-const policy = await cedarPolicy({ dir: options.policies, capabilities: [options.capability], issuers: ['github'], log: { error: () => {}, info: () => {} } })
+const policy = await cedarPolicy({
+  dir: options.policies,
+  capabilities: options.names.map(name => ({ ...options.capability, name })),
+  issuers: ['github'],
+  log: { error: () => {}, info: () => {} },
+})
 const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
 const b64 = (text: string) => Buffer.from(text).toString('base64url')
 

@@ -1,7 +1,7 @@
 /** Owns the figures of issuing: ours beside a bare program and beside Vault, in one run on one machine, in turn. */
 import { createHash, randomBytes } from 'node:crypto'
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { cpus, tmpdir } from 'node:os'
+import { cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Agent, request } from 'undici'
 import { stringify } from 'yaml'
@@ -18,10 +18,12 @@ import { Secret } from '../src/domain/secret.js'
 import { migrate, readMigrations } from '../src/store/migrate.js'
 import { connect } from '../src/store/open.js'
 import { type Figures, median, timed } from './measure.js'
+import { topOf } from './profile.js'
 
 const ROUNDS = 3
-const TOKENS = 300
+const TOKENS = 1_000
 const USERS = 40
+const ALONE = 200
 const WIDTH = 16
 const ORDERS = 'https://orders.example/'
 const agent = new Agent({ connections: 64 })
@@ -40,26 +42,42 @@ interface Contender {
   prepare(n: number): Promise<readonly (() => Promise<void>)[]>
 }
 
-async function race(title: string, contenders: readonly Contender[], n: number): Promise<void> {
+export interface Options {
+  /** Where the figures go as JSON. */
+  readonly json: string | null
+  /** Take a CPU profile of our server: its figures are then a profiled server's. */
+  readonly profile: boolean
+}
+
+interface Result {
+  readonly title: string
+  readonly perRound: number
+  readonly inFlight: number
+  readonly contenders: readonly object[]
+}
+
+async function race(title: string, contenders: readonly Contender[], n: number, width: number): Promise<Result> {
   const figures = new Map<string, Figures[]>()
   for (let round = -1; round < ROUNDS; round++) {
     for (const c of contenders) {
       const acts = await c.prepare(n)
-      const seen = await timed(acts, WIDTH, act => act())
+      const seen = await timed(acts, width, act => act())
       // The first round warms up compilers, pools and caches.
       if (round >= 0) figures.set(c.name, [...(figures.get(c.name) ?? []), seen])
     }
   }
-  say(`\n${title}  (${n} a round, ${WIDTH} in flight, median of ${ROUNDS})`)
+  say(`\n${title}  (${n} a round, ${width} in flight, median of ${ROUNDS})`)
   const first = median(figures.get(contenders[0]?.name ?? '') ?? [])
-  for (const c of contenders) {
-    const m = median(figures.get(c.name) ?? [])
-    const ratio = c === contenders[0] ? '' : `ours is ${(first.perSecond / m.perSecond).toFixed(2)} of it`
-    say(`  ${c.name.padEnd(44)} ${m.perSecond.toFixed(0).padStart(6)}/s  (${m.spread})  p50 ${m.p50.toFixed(1)} ms  p99 ${m.p99.toFixed(1)} ms  ${ratio}`)
+  const told = contenders.map(c => ({ name: c.name, ...median(figures.get(c.name) ?? []), rounds: figures.get(c.name) ?? [] }))
+  for (const m of told) {
+    const ratio = m === told[0] ? '' : `ours is ${(first.perSecond / m.perSecond).toFixed(2)} of it`
+    say(`  ${m.name.padEnd(44)} ${m.perSecond.toFixed(0).padStart(6)}/s  (${m.spread})  p50 ${m.p50.toFixed(1)} ms  p99 ${m.p99.toFixed(1)} ms  ${ratio}`)
   }
+  return { title, perRound: n, inFlight: width, contenders: told }
 }
 
-export async function benchIssue(): Promise<number> {
+export async function benchIssue(options: Options): Promise<number> {
+  const load = loadavg()[0] ?? 0
   const dir = mkdtempSync(join(tmpdir(), 'cf-bench-'))
   const closing: (() => Promise<unknown> | unknown)[] = [() => rmSync(dir, { recursive: true, force: true })]
   try {
@@ -84,13 +102,11 @@ export async function benchIssue(): Promise<number> {
     const server = `http://127.0.0.1:${port}`
     const tokens = { name: 'demo/orders-ro', summary: 'read', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read', maxLive: 1_000_000 }
     mkdirSync(join(dir, 'policies'))
-    mkdirSync(join(dir, 'bare'))
-    for (const at of ['policies', 'bare']) copyFileSync(join(repository(), 'config/policies/schema.cedarschema'), join(dir, at, 'schema.cedarschema'))
+    copyFileSync(join(repository(), 'config/policies/schema.cedarschema'), join(dir, 'policies', 'schema.cedarschema'))
     const rule = (id: string, capability: string) =>
       `@id("${id}") permit(principal, action == Action::"issue", resource == Capability::"${capability}")
        when { context.issuer == "github" && context has github && context.github.repository_id == "456789" && context.github.ref == "refs/heads/main" };\n`
     writeFileSync(join(dir, 'policies/bench.cedar'), rule('tokens', 'demo/orders-ro') + rule('users', 'db/orders-ro'))
-    writeFileSync(join(dir, 'bare/bench.cedar'), rule('tokens', 'demo/orders-ro'))
     const config = join(dir, 'curfew.yaml')
     writeFileSync(
       config,
@@ -113,7 +129,7 @@ export async function benchIssue(): Promise<number> {
       name: 'curfew',
       dir,
       command: process.execPath,
-      args: [join(repository(), 'dist/src/main.js'), config],
+      args: [...(options.profile ? ['--cpu-prof', `--cpu-prof-dir=${dir}`] : []), join(repository(), 'dist/src/main.js'), config],
       env,
       ready: async () => (await call('GET', `${server}/readyz`)).status === 200,
     })
@@ -128,7 +144,18 @@ export async function benchIssue(): Promise<number> {
       sensitivity: 'medium',
       revocation: 'instant',
     }
-    writeFileSync(bareFile, JSON.stringify({ port: barePort, url: store.url, issuer: issuer.url, audience: server, policies: join(dir, 'bare'), capability }))
+    writeFileSync(
+      bareFile,
+      JSON.stringify({
+        port: barePort,
+        url: store.url,
+        issuer: issuer.url,
+        audience: server,
+        policies: join(dir, 'policies'),
+        capability,
+        names: ['demo/orders-ro', 'db/orders-ro'],
+      }),
+    )
     const bare = await startProcess({
       name: 'bare',
       dir,
@@ -158,55 +185,54 @@ export async function benchIssue(): Promise<number> {
     const details = JSON.stringify([{ type: `${server}/rar/task/v1`, purpose: 'bench', capabilities: ['demo/orders-ro'], life_seconds: 600, ttl: 300 }])
 
     say(
-      `Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim()}), PostgreSQL ${store.version}, Vault ${vault.version}; load generator, servers and databases on the same cores`,
+      `Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim()}), PostgreSQL ${store.version}, Vault ${vault.version}; load generator, servers and databases on the same cores; load average before ${load.toFixed(2)}`,
     )
-    await race(
-      'a signed token, DPoP-bound, recorded in PostgreSQL',
-      [
-        {
-          name: 'curfew: token exchange with a new task',
-          prepare: n =>
-            many(n, async () => {
-              const form = new URLSearchParams({
-                grant_type: 'urn:ietf:params:oauth:grant-type:token-exchange',
-                subject_token_type: 'urn:ietf:params:oauth:token-type:id_token',
-                subject_token: await issuer.githubToken(server),
-                resource: ORDERS,
-                authorization_details: details,
-              }).toString()
-              const proof = await workload.proof('POST', `${server}/oauth2/token`)
-              return async () => void (await post(`${server}/oauth2/token`, form, { 'content-type': 'application/x-www-form-urlencoded', dpop: proof }))
-            }),
-        },
-        {
-          name: 'bare program: verify, decide, sign, commit',
-          prepare: n =>
-            many(n, async () => {
-              const evidence = await issuer.githubToken(server)
-              return async () => void (await post(`http://127.0.0.1:${barePort}/issue`, evidence))
-            }),
-        },
-        {
-          name: 'Vault: jwt login and a child token',
-          prepare: n =>
-            many(n, async () => {
-              const jwt = await issuer.githubToken(server)
-              return async () => {
-                const login = JSON.parse(await post(`${vault.address}/v1/auth/jwt/login`, JSON.stringify({ role: 'bench', jwt }))) as {
-                  auth: { client_token: string }
-                }
-                await post(`${vault.address}/v1/auth/token/create`, JSON.stringify({ ttl: '5m' }), { 'X-Vault-Token': login.auth.client_token })
+    const signed: readonly Contender[] = [
+      {
+        name: 'curfew: token exchange with a new task',
+        prepare: n =>
+          many(n, async () => {
+            const form = new URLSearchParams({
+              grant_type: 'urn:ietf:params:oauth:grant-type:token-exchange',
+              subject_token_type: 'urn:ietf:params:oauth:token-type:id_token',
+              subject_token: await issuer.githubToken(server),
+              resource: ORDERS,
+              authorization_details: details,
+            }).toString()
+            const proof = await workload.proof('POST', `${server}/oauth2/token`)
+            return async () => void (await post(`${server}/oauth2/token`, form, { 'content-type': 'application/x-www-form-urlencoded', dpop: proof }))
+          }),
+      },
+      {
+        name: 'bare program: verify, decide, sign, commit',
+        prepare: n =>
+          many(n, async () => {
+            const evidence = await issuer.githubToken(server)
+            return async () => void (await post(`http://127.0.0.1:${barePort}/issue`, evidence))
+          }),
+      },
+      {
+        name: 'Vault: jwt login and a child token',
+        prepare: n =>
+          many(n, async () => {
+            const jwt = await issuer.githubToken(server)
+            return async () => {
+              const login = JSON.parse(await post(`${vault.address}/v1/auth/jwt/login`, JSON.stringify({ role: 'bench', jwt }))) as {
+                auth: { client_token: string }
               }
-            }),
-        },
-      ],
-      TOKENS,
-    )
+              await post(`${vault.address}/v1/auth/token/create`, JSON.stringify({ ttl: '5m' }), { 'X-Vault-Token': login.auth.client_token })
+            }
+          }),
+      },
+    ]
+    const results = []
+    const recorded = 'a signed token, DPoP-bound, recorded in PostgreSQL'
+    results.push(await race(recorded, signed, ALONE, 1), await race(recorded, signed, TOKENS, WIDTH))
 
     const opened = await workload.open(await issuer.githubToken(server), ['db/orders-ro'], { life_seconds: 3_600 })
     const held = { task: opened.body.task.id as string, token: opened.body.token as string }
     const path = `/v1/tasks/${held.task}/credentials`
-    await race(
+    const users = await race(
       'a PostgreSQL user made by Vault',
       [
         {
@@ -243,7 +269,18 @@ export async function benchIssue(): Promise<number> {
         },
       ],
       USERS,
+      WIDTH,
     )
+    results.push(users)
+    if (options.profile) {
+      await ours.stop()
+      say(`\nwhere our server's time went, all rounds together (the profiler was on: do not quote the figures above)`)
+      for (const line of topOf(dir)) say(`  ${line}`)
+    }
+    if (options.json) {
+      const machine = { node: process.version, cores: cpus().length, cpu: cpus()[0]?.model.trim(), postgres: store.version, vault: vault.version, load }
+      writeFileSync(options.json, JSON.stringify({ machine, isProfiled: options.profile, results }, null, 2))
+    }
     return 0
   } finally {
     for (const close of closing.reverse()) await close()
