@@ -4,8 +4,7 @@ import type { Audience } from '../domain/capability.js'
 import type { Credential } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
 import { isId } from '../domain/ids.js'
-import { admitKeys } from '../domain/jwk.js'
-import { inspect, verifyJws } from '../domain/jws.js'
+import { readOwnToken } from '../domain/own-token.js'
 import type { BrokerDeps } from './deps.js'
 
 export interface Live {
@@ -25,12 +24,8 @@ export async function introspect(deps: BrokerDeps, audience: Audience, token: st
 /** An access token of ours by its signature; null for all else. Says nothing about whether it is live. */
 export async function readAccessToken(deps: BrokerDeps, token: string): Promise<{ id: Credential['id']; claims: JWTPayload } | null> {
   try {
-    const { header } = inspect(token, PROFILE)
-    const keys = admitKeys(await deps.signer.jwks('access'), { use: 'sig', algs: [...PROFILE.algorithms] })
-    const key = keys.find(k => k.kid === header.kid)
-    if (!key) return null
-    const { payload } = await verifyJws(token, key, PROFILE)
-    return payload.iss === deps.serverUrl && isId('credential', payload.jti) ? { id: payload.jti, claims: payload } : null
+    const payload = await readOwnToken(token, () => deps.signer.jwks('access'), PROFILE)
+    return payload?.iss === deps.serverUrl && isId('credential', payload.jti) ? { id: payload.jti, claims: payload } : null
   } catch (error) {
     // Whatever a stranger sends is simply not one of ours; our own failures are not the token's.
     if (error instanceof CurfewError && error.code !== 'unavailable') return null

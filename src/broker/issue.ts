@@ -67,7 +67,7 @@ export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk
     { attestation: task.attestation, capability, task: { ...task, depth: task.ancestors.length }, ttlSeconds: ask.ttlSeconds, proof: true },
     context,
   )
-  const grant = Grant.from(decision, termsOf(deps, { ...task, deadlineAt: task.deadlineAt }, capability.name, ask.ttlSeconds))
+  const grant = Grant.from(decision, termsOf(deps, task, capability.name, ask.ttlSeconds))
   return issueGrant(deps, grant, { marks: [proofMark], context, ...(ask.idempotency ? { idempotency: ask.idempotency } : {}) }, signal)
 }
 

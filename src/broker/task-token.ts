@@ -1,8 +1,7 @@
 /** Owns the task token: what the holder of a task shows to Curfew itself, in a token class of its own. */
 import { CurfewError } from '../domain/errors.js'
 import { isId, type TaskId } from '../domain/ids.js'
-import { admitKeys } from '../domain/jwk.js'
-import { inspect, verifyJws } from '../domain/jws.js'
+import { readOwnToken } from '../domain/own-token.js'
 import { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
 import type { BrokerDeps } from './deps.js'
@@ -38,12 +37,8 @@ export interface TaskClaims {
 /** Verifies signature, class, issuer, audience and time; whether the task is open is the store's to say. */
 export async function readTaskToken(deps: BrokerDeps, token: string): Promise<TaskClaims> {
   const refuse = (reason: string) => new CurfewError('attestation_refused', 'this is no task token of this broker', { reason, field: 'Authorization' })
-  const profile = { algorithms: ['ES256'], types: [TASK_TYP] } as const
-  const { header } = inspect(token, profile)
-  const keys = admitKeys(await deps.signer.jwks('task'), { use: 'sig', algs: ['ES256'] })
-  const key = keys.find(k => k.kid === header.kid)
-  if (!key) throw refuse('key_unknown')
-  const { payload } = await verifyJws(token, key, profile)
+  const payload = await readOwnToken(token, () => deps.signer.jwks('task'), { algorithms: ['ES256'], types: [TASK_TYP] })
+  if (!payload) throw refuse('key_unknown')
   if (payload.iss !== deps.serverUrl) throw refuse('issuer_mismatch')
   if (payload.aud !== deps.serverUrl) throw refuse('audience_mismatch')
   if (typeof payload.exp !== 'number' || payload.exp * 1000 <= deps.store.clock.now().getTime()) throw refuse('expired')
