@@ -1,6 +1,5 @@
 /** Owns the meeting of verbs and adapters: the only file that names implementations. */
 import { readFile } from 'node:fs/promises'
-import { fileURLToPath } from 'node:url'
 import { oidcAttestor } from './attestors/oidc.js'
 import { registeredAttestor } from './attestors/registered.js'
 import { spiffeAttestor } from './attestors/spiffe.js'
@@ -18,9 +17,10 @@ import { createLog, type Logger } from './log.js'
 import { createMetrics, type Metrics } from './metrics.js'
 import { cedarPolicy } from './policy/cedar.js'
 import type { Attestor, JobQueue, RevocationPublisher, Store } from './ports.js'
+import { retention, wrapperOf } from './signers/configured.js'
 import { type LoadedSigner, openRing } from './signers/key-ring.js'
-import { masterKeyWrapper, sealDigest } from './signers/sealed.js'
-import { transitWrapper } from './signers/transit.js'
+import { sealDigest } from './signers/sealed.js'
+import { MIGRATIONS } from './store/migrate.js'
 import { openStore } from './store/open.js'
 
 export interface App {
@@ -39,11 +39,6 @@ export interface App {
   close(): Promise<void>
 }
 
-/** The longest that a token of ours may live, and so a retired key be needed. Seconds. */
-const LONGEST_TOKEN = 43_200
-
-export const MIGRATIONS = fileURLToPath(new URL(import.meta.url.includes('/dist/') ? '../../migrations' : '../migrations', import.meta.url))
-
 /** What a test puts in another's place. */
 export interface Overrides {
   readonly log?: Logger
@@ -55,7 +50,8 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
   const metrics = createMetrics()
   const closing: (() => Promise<void> | void)[] = []
   try {
-    const wrapper = await composeWrapper(config, log)
+    const { wrapper, close: closeWrapper } = await wrapperOf(config, log)
+    closing.push(closeWrapper)
     const seal = await sealDigest(wrapper)
     const store = overrides.store ? await overrides.store(seal) : await openStore(config.store, { migrationsDir: MIGRATIONS, sealDigest: seal, log })
     closing.push(() => store.close())
@@ -64,7 +60,7 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
       clock: store.clock,
       wrapper,
       publishAheadSeconds: config.signer.publishAheadSeconds,
-      retainSeconds: { access: LONGEST_TOKEN, task: config.tasks.maxLifeSeconds },
+      retainSeconds: retention(config),
       onFault: fault => log.error({ err: fault }, 'the signing keys could not be refreshed'),
     })
     closing.push(() => signer.close())
@@ -130,20 +126,6 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
   } catch (error) {
     await closeAll(closing, log)
     throw error
-  }
-}
-
-async function composeWrapper(config: Config, log: Log) {
-  switch (config.signer.kind) {
-    case 'sealed':
-      return masterKeyWrapper(config.signer.masterKey)
-    case 'transit': {
-      if (!config.vault) throw new TypeError('the schema demands vault for transit')
-      const { createVault } = await import('./clients/vault.js')
-      return transitWrapper(createVault(config.vault, 'issuer', { log }).transit(config.signer.mount, config.signer.key))
-    }
-    default:
-      return config.signer satisfies never
   }
 }
 

@@ -12,9 +12,6 @@ interface RotateFlags extends Flags {
   readonly now?: boolean
 }
 
-/** The longest that a token of ours may live (the schema's ceiling), and so a retired key be needed. Seconds. */
-const LONGEST_TOKEN = 43_200
-
 export function command(io: Io, _words: readonly string[], done: (exit: number) => void): Command {
   const keys = new Command('keys')
     .summary('list or rotate signing keys')
@@ -59,13 +56,17 @@ async function rotate(flags: RotateFlags, io: Io): Promise<void> {
   const { config } = await loadConfig(flags, io)
   const local = await openLocal(config, print)
   try {
-    const [{ openRing }, { rotateKeys }] = await Promise.all([import('../signers/key-ring.js'), import('../signers/keys.js')])
+    const [{ retention }, { openRing }, { rotateKeys }] = await Promise.all([
+      import('../signers/configured.js'),
+      import('../signers/key-ring.js'),
+      import('../signers/keys.js'),
+    ])
     const signer = await openRing({
       keys: local.store.keys,
       clock: local.store.clock,
       wrapper: local.wrapper,
       publishAheadSeconds: config.signer.publishAheadSeconds,
-      retainSeconds: { access: LONGEST_TOKEN, task: config.tasks.maxLifeSeconds },
+      retainSeconds: retention(config),
       refreshMs: 0,
     })
     const made = await rotateKeys(signer, localContext(), {

@@ -1,7 +1,6 @@
 /** Owns what administrators' commands work on: the configuration file and the store itself, without a broker in between. */
 import { existsSync, readFileSync } from 'node:fs'
 import { userInfo } from 'node:os'
-import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
 import type { LoadedConfig } from '../config.js'
 import type { Config } from '../config-schema.js'
@@ -40,10 +39,11 @@ export async function openLocal(config: Config, print: Printer): Promise<LocalSt
     })
   const log = quietLog(print)
   const [{ openStore }, { sealDigest }] = await Promise.all([import('../store/open.js'), import('../signers/sealed.js')])
-  const { wrapper, close } = await wrapperOf(config, print)
+  const { wrapperOf } = await import('../signers/configured.js')
+  const { wrapper, close } = await wrapperOf(config, log)
   try {
     const seal = await sealDigest(wrapper)
-    const store = await openStore(config.store, { migrationsDir: migrationsDir(), sealDigest: seal, log })
+    const store = await openStore(config.store, { migrationsDir: await migrationsDir(), sealDigest: seal, log })
     return { store, wrapper, sealDigest: seal, close: async () => void (await Promise.all([store.close(), close()])) }
   } catch (error) {
     await close()
@@ -56,21 +56,6 @@ export async function connectLocal(config: Config, print: Printer): Promise<Conn
   if (config.store.kind === 'memory') throw new CliError(EXIT.usage, { code: 'usage', detail: 'a store in memory has nothing to migrate' })
   const { connect } = await import('../store/open.js')
   return connect(config.store, quietLog(print))
-}
-
-async function wrapperOf(config: Config, print: Printer): Promise<{ wrapper: DataKeyWrapper; close(): Promise<void> }> {
-  switch (config.signer.kind) {
-    case 'sealed':
-      return { wrapper: (await import('../signers/sealed.js')).masterKeyWrapper(config.signer.masterKey), close: async () => {} }
-    case 'transit': {
-      if (!config.vault) throw new TypeError('the schema demands vault for transit')
-      const [{ createVault }, { transitWrapper }] = await Promise.all([import('../clients/vault.js'), import('../signers/transit.js')])
-      const vault = createVault(config.vault, 'issuer', { log: quietLog(print) })
-      return { wrapper: transitWrapper(vault.transit(config.signer.mount, config.signer.key)), close: () => vault.close() }
-    }
-    default:
-      return config.signer satisfies never
-  }
 }
 
 /** What libraries have to say is for people: their own words stay in the log of the processes, only the event is told here. */
@@ -90,10 +75,8 @@ export function localContext(): Context {
   return { requestId: null, actor: { kind: 'operator', id: `local:${name}` } }
 }
 
-export function migrationsDir(): string {
-  for (const path of ['../../../migrations', '../../migrations']) {
-    const dir = fileURLToPath(new URL(path, import.meta.url))
-    if (existsSync(dir)) return dir
-  }
-  throw new CliError(EXIT.unexpected, { code: 'not_installed', detail: 'the folder of migrations is missing beside the program' })
+export async function migrationsDir(): Promise<string> {
+  const { MIGRATIONS } = await import('../store/migrate.js')
+  if (!existsSync(MIGRATIONS)) throw new CliError(EXIT.unexpected, { code: 'not_installed', detail: 'the folder of migrations is missing beside the program' })
+  return MIGRATIONS
 }

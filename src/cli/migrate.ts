@@ -20,7 +20,7 @@ async function act(flags: LocalFlags & OutputFlags, io: Io): Promise<void> {
   const print = printer(io, flags)
   const { config } = await loadConfig(flags, io)
   const { migrate, readMigrations } = await import('../store/migrate.js')
-  const migrations = await readMigrations(migrationsDir())
+  const migrations = await readMigrations(await migrationsDir())
   const connections = await connectLocal(config, print)
   try {
     const applied = await migrate(connections.main, migrations)

@@ -3,13 +3,13 @@ import { createHash } from 'node:crypto'
 import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import { migrate, readMigrations } from '../store/migrate.js'
+import { MIGRATIONS, migrate, readMigrations } from '../store/migrate.js'
 import { connect } from '../store/open.js'
-import { cacheDir, repository } from './find.js'
+import { cacheDir } from './find.js'
 
 /** @param dir becomes a store directory as `openStore` expects it. Answers whether the copy was at hand. */
 export async function copyStore(dir: string): Promise<'copied' | 'made'> {
-  const migrations = await readMigrations(join(repository(), 'migrations'))
+  const migrations = await readMigrations(MIGRATIONS)
   // Another version or migration is another template: an old one must never be opened by newer code.
   const package_ = join(dirname(createRequire(import.meta.url).resolve('@electric-sql/pglite')), '..', 'package.json')
   const { version } = JSON.parse(readFileSync(package_, 'utf8')) as { version: string }

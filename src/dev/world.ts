@@ -1,11 +1,10 @@
 /** Owns the local world: what is found is used, what is not is said, and everything that was started is ended. */
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { exportJWK, generateKeyPair, SignJWT } from 'jose'
 import { stringify } from 'yaml'
-import { newId } from '../domain/ids.js'
 import { newOperatorToken } from '../domain/operator-token.js'
 import { type Absent, inherited, isAbsent, repository } from './find.js'
 import { type DevIssuer, startIssuer } from './issuer.js'
@@ -122,7 +121,7 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
       signalSecret: secrets.EDR_SECRET,
       realDatabase: orders !== null,
       assertion: () =>
-        new SignJWT({ jti: newId('audit') })
+        new SignJWT({ jti: randomUUID() })
           .setProtectedHeader({ alg: 'ES256', typ: 'client-authentication+jwt', kid: 'agent-1' })
           .setIssuer('registered:agents:reporter')
           .setSubject('registered:agents:reporter')

@@ -13,7 +13,6 @@ const PREFIXES = {
   signal: 'sig',
   policy: 'pol',
   operator: 'opr',
-  audit: 'aud',
 } as const
 
 export type IdKind = keyof typeof PREFIXES
@@ -29,7 +28,6 @@ export type RevocationId = Id<'revocation'>
 export type SignalId = Id<'signal'>
 export type PolicyId = Id<'policy'>
 export type OperatorId = Id<'operator'>
-export type AuditId = Id<'audit'>
 
 /** Crockford's alphabet in lower case: no i, l, o, u, so that an id read aloud at 3 a.m. is the id that is typed. */
 const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz'

@@ -1,7 +1,9 @@
 /** Owns the schema's way forward: numbered files, each once, under a lock; never back. */
 import { createHash } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { CurfewError } from '../domain/errors.js'
 import { MIGRATE_LOCK, type Sql } from './sql.js'
 
@@ -12,6 +14,10 @@ export interface Migration {
   /** The file begins with `--! breaking-change`: releases that do not know it must not work on this database. */
   readonly breaking: boolean
 }
+
+/** The folder beside the program: one step further up from the compiled files than from the sources. */
+const [COMPILED, SOURCE] = ['../../../migrations', '../../migrations'].map(path => fileURLToPath(new URL(path, import.meta.url))) as [string, string]
+export const MIGRATIONS = existsSync(SOURCE) ? SOURCE : COMPILED
 
 const BREAKING = /^--! breaking-change\s*$/m
 

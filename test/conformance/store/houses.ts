@@ -1,13 +1,12 @@
 /** Owns stores for tests: how each kind is opened once, emptied between tests, and its clock moved. */
-import { fileURLToPath } from 'node:url'
 import type { Store } from '../../../src/ports.js'
-import { migrate, readMigrations } from '../../../src/store/migrate.js'
+import { MIGRATIONS, migrate, readMigrations } from '../../../src/store/migrate.js'
 import { type Connections, storeOver } from '../../../src/store/open.js'
 import { driverOver } from '../../../src/store/pglite.js'
 import { type Sql, sqlOver } from '../../../src/store/sql.js'
 import { type MakeStore, sealed } from './fixtures.js'
 
-export const MIGRATIONS = fileURLToPath(new URL('../../../migrations', import.meta.url))
+export { MIGRATIONS }
 export const quiet = { warn: () => {} }
 
 const TABLES = [
