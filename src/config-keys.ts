@@ -1,6 +1,7 @@
 /** Owns the names of settings: which there are, what each is called in the environment, and what a misspelt one probably meant. */
 import type { z } from 'zod'
 import { SECRET_REF } from './config-schema.js'
+import { edits } from './domain/spelling.js'
 
 export interface Setting {
   /** Dotted, as in the file: `server.maxConnections`. */
@@ -90,22 +91,4 @@ export function nearest(name: string, known: readonly string[]): string | null {
     if (distance <= Math.max(2, Math.floor(candidate.length / 3)) && (best === null || distance < best.distance)) best = { name: candidate, distance }
   }
   return best?.name ?? null
-}
-
-/** Edits between two short names (Damerau: swapping two neighbours is one), row by row. */
-function edits(a: string, b: string): number {
-  let before: number[] = []
-  let last = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const cost = a[i - 1] === b[j - 1] ? 0 : 1
-      let least = Math.min((last[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1, (last[j - 1] ?? 0) + cost)
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) least = Math.min(least, (before[j - 2] ?? 0) + 1)
-      row.push(least)
-    }
-    before = last
-    last = row
-  }
-  return last[b.length] ?? 0
 }

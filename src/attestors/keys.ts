@@ -1,4 +1,5 @@
 /** Owns the keys of one trust issuer in this process: fetched together, kept for a while, trusted for a bounded time when the source is silent. */
+import { untilAborted } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
 import { parseStrict } from '../domain/json.js'
 import { type AdmittedKey, admitKeys, type KeyRules } from '../domain/jwk.js'
@@ -96,7 +97,7 @@ export function issuerKeys(source: KeySource, deps: KeysDeps): IssuerKeys {
         const due = asked >= (old ? (failure ? RETRY_MS : 0) : COOLDOWN_MS)
         const flying = flight ?? (due ? shared() : null)
         // While the source fails, whoever has a last good key goes on with it and does not wait.
-        if (flying && !(known && failure && !isStale())) await within(flying, signal)
+        if (flying && !(known && failure && !isStale())) await untilAborted(flying, signal, cause => unavailable('deadline', cause))
       }
       // At its end the bridge is closed for known names too (P42).
       if (isStale()) throw failure ?? unavailable('keys_stale')
@@ -115,12 +116,3 @@ export async function readJson(deps: { readFile: (path: string) => Promise<strin
 
 const unavailable = (reason: string, cause?: unknown) =>
   new CurfewError('unavailable', 'the keys of a trust issuer could not be had', { reason, retryAfterSeconds: 5 }, { cause })
-
-function within(work: Promise<void>, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(unavailable('deadline', signal.reason))
-    if (signal.aborted) return stop()
-    signal.addEventListener('abort', stop, { once: true })
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop))
-  })
-}

@@ -3,6 +3,7 @@ import { lookup as dnsLookup } from 'node:dns/promises'
 import { BlockList, isIP } from 'node:net'
 import { type PeerCertificate, checkServerIdentity as usualIdentity } from 'node:tls'
 import { Agent, request } from 'undici'
+import { untilAborted } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
 import { parseStrictBytes } from '../domain/json.js'
 
@@ -91,7 +92,7 @@ export function createOutbound(deps: OutboundDeps = {}): Outbound {
       if (url.username !== '' || url.password !== '') throw refuse('url_refused')
       // One deadline for everything, the name included: a resolver that does not answer must not hold the caller.
       const ends = AbortSignal.any([signal, AbortSignal.timeout(DEADLINE_MS)])
-      const { address, family } = await within(pinned(url.hostname, options.internal === true), ends)
+      const { address, family } = await untilAborted(pinned(url.hostname, options.internal === true), ends, cause => refuse('unreachable', cause))
       const agent = new Agent({
         connect: {
           // undici asks for one answer or for all; both are the pinned one.
@@ -113,15 +114,6 @@ export function createOutbound(deps: OutboundDeps = {}): Outbound {
       }
     },
   }
-}
-
-function within<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(refuse('unreachable', signal.reason))
-    if (signal.aborted) stop()
-    signal.addEventListener('abort', stop, { once: true })
-    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop))
-  })
 }
 
 async function fetchJson(url: URL, agent: Agent, signal: AbortSignal): Promise<unknown> {

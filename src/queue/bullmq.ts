@@ -1,6 +1,7 @@
 /** Owns the producer's side of BullMQ: jobs placed within half a second or not at all, which the sweep then finds. */
 import { Queue } from 'bullmq'
 import { closeRedis, type Redis, type RedisLog, type RedisWatch } from '../clients/redis.js'
+import { untilLate } from '../domain/deadline.js'
 import type { JobQueue } from '../ports.js'
 import { ENQUEUE_DEADLINE_MS, JOB_OPTIONS, jobId, payloadOf, queueOf } from './jobs.js'
 
@@ -69,16 +70,5 @@ export function bullmqQueue(redis: Redis, options: BullmqOptions): JobQueue {
   }
 }
 
-/** The loser of the race ends by its own command limit; its fault is nobody's any more. */
-async function within<T>(promise: Promise<T>, ms: number): Promise<T> {
-  promise.catch(() => {})
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms)
-  })
-  try {
-    return await Promise.race([promise, late])
-  } finally {
-    clearTimeout(timer)
-  }
-}
+/** The loser of the race ends by its own command limit. */
+const within = <T>(work: Promise<T>, ms: number) => untilLate(work, ms, () => new Error(`no answer within ${ms} ms`))

@@ -1,5 +1,6 @@
 /** Owns opening the store that the configuration names. */
 import { readFile } from 'node:fs/promises'
+import { untilLate } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
 import type { Secret } from '../domain/secret.js'
 import type { Store } from '../ports.js'
@@ -104,8 +105,8 @@ export async function storeOver(
     clock,
     withLock: (name, fn) => main.withLock(name, fn),
     async ping() {
-      await within(PING_MS, check())
-      await within(PING_MS, clock.measure())
+      await pinged(check())
+      await pinged(clock.measure())
     },
     async forget(limit) {
       const marks = await forgetMarks(main, limit)
@@ -127,14 +128,5 @@ export async function storeOver(
 }
 
 /** The embedded database knows no deadlines of its own. */
-async function within<T>(ms: number, act: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, refuse) => {
-    timer = setTimeout(() => refuse(new CurfewError('unavailable', 'the store does not answer', { reason: 'store_unavailable', retryAfterSeconds: 1 })), ms)
-  })
-  try {
-    return await Promise.race([act, late])
-  } finally {
-    clearTimeout(timer)
-  }
-}
+const pinged = <T>(work: Promise<T>) =>
+  untilLate(work, PING_MS, () => new CurfewError('unavailable', 'the store does not answer', { reason: 'store_unavailable', retryAfterSeconds: 1 }))
