@@ -1,6 +1,6 @@
 /** Owns the figures of issuing: ours beside a bare program and beside Vault, in one run on one machine, in turn. */
 import { createHash, randomBytes } from 'node:crypto'
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Agent, request } from 'undici'
@@ -8,6 +8,7 @@ import { stringify } from 'yaml'
 import { inherited, isAbsent, repository } from '../src/dev/find.js'
 import { startIssuer } from '../src/dev/issuer.js'
 import { prepareOrders } from '../src/dev/orders-target.js'
+import { ciRule, writePolicies } from '../src/dev/policies.js'
 import { freePort } from '../src/dev/ports.js'
 import { startPostgres } from '../src/dev/postgres.js'
 import { startProcess } from '../src/dev/process.js'
@@ -100,12 +101,7 @@ export async function benchIssue(options: Options): Promise<number> {
     const [port, internal, barePort] = [await freePort(), await freePort(), await freePort()]
     const server = `http://127.0.0.1:${port}`
     const tokens = { name: 'demo/orders-ro', summary: 'read', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read', maxLive: 1_000_000 }
-    mkdirSync(join(dir, 'policies'))
-    copyFileSync(join(repository(), 'config/policies/schema.cedarschema'), join(dir, 'policies', 'schema.cedarschema'))
-    const rule = (id: string, capability: string) =>
-      `@id("${id}") permit(principal, action == Action::"issue", resource == Capability::"${capability}")
-       when { context.issuer == "github" && context has github && context.github.repository_id == "456789" && context.github.ref == "refs/heads/main" };\n`
-    writeFileSync(join(dir, 'policies/bench.cedar'), rule('tokens', 'demo/orders-ro') + rule('users', 'db/orders-ro'))
+    writePolicies(dir, ciRule('tokens', 'demo/orders-ro') + ciRule('users', 'db/orders-ro'))
     const config = join(dir, 'curfew.yaml')
     writeFileSync(
       config,

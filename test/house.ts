@@ -1,7 +1,7 @@
 /** Owns the house that tests live in: the real composition over a store in memory, with hands on time, jobs and the target. */
 
 import { createHmac, randomBytes } from 'node:crypto'
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Express } from 'express'
@@ -9,6 +9,7 @@ import { exportJWK, generateKeyPair, type JWK, type JWTPayload, SignJWT } from '
 import { stringify } from 'yaml'
 import { type App, compose } from '../src/compose.js'
 import { load } from '../src/config.js'
+import { ciRule, writePolicies } from '../src/dev/policies.js'
 import { newId } from '../src/domain/ids.js'
 import type { Role } from '../src/domain/operator.js'
 import { newOperatorToken, operatorTokenDigest } from '../src/domain/operator-token.js'
@@ -27,20 +28,10 @@ export const GITHUB = 'https://token.actions.githubusercontent.com'
 export const EDR_SECRET = 'a-shared-secret-of-the-edr-source'
 export const ORDERS_SECRET = 'the-secret-of-the-orders-server'
 
-const CI_RULE = (id: string, capability: string) => `
-@id("${id}")
-permit(principal, action == Action::"issue", resource == Capability::"${capability}")
-when {
-  context.issuer == "github" && context has github &&
-  context.github.repository_id == "456789" &&
-  context.github.event_name == "push" &&
-  context.github.ref == "refs/heads/main"
-};`
-
 const POLICIES = `
-${CI_RULE('ci-orders-main', 'demo/orders-ro')}
-${CI_RULE('ci-orders-bearer', 'demo/orders-bearer')}
-${CI_RULE('ci-orders-db', 'demo/orders-db')}
+${ciRule('ci-orders-main', 'demo/orders-ro')}
+${ciRule('ci-orders-bearer', 'demo/orders-bearer')}
+${ciRule('ci-orders-db', 'demo/orders-db')}
 
 @id("agents-short")
 @max_ttl("60")
@@ -93,12 +84,7 @@ export async function makeHouse(
   const dir = mkdtempSync(join(tmpdir(), 'curfew-house-'))
   const github = await keyedIssuer('RS256', 'gh-1')
   const agent = await keyedIssuer('ES256', 'agent-1')
-  mkdirSync(join(dir, 'policies'))
-  copyFileSync(new URL('../config/policies/schema.cedarschema', import.meta.url), join(dir, 'policies', 'schema.cedarschema'))
-  writeFileSync(
-    join(dir, 'policies', 'house.cedar'),
-    (options.policies ?? POLICIES) + (options.alsoAllow ?? []).map((c, i) => CI_RULE(`also-${i}`, c)).join(''),
-  )
+  writePolicies(dir, (options.policies ?? POLICIES) + (options.alsoAllow ?? []).map((c, i) => ciRule(`also-${i}`, c)).join(''), 'house')
   writeFileSync(join(dir, 'github.jwks'), JSON.stringify({ keys: [github.jwk] }))
   writeFileSync(join(dir, 'agent.jwk'), JSON.stringify(agent.jwk))
   writeFileSync(join(dir, 'curfew.yaml'), stringify({ ...configOf(options.capabilities ?? []), ...options.more }))

@@ -1,6 +1,6 @@
 /** Owns the local world: what is found is used, what is not is said, and everything that was started is ended. */
 import { randomBytes, randomUUID } from 'node:crypto'
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { exportJWK, generateKeyPair, SignJWT } from 'jose'
@@ -10,6 +10,7 @@ import { type Absent, inherited, isAbsent, repository } from './find.js'
 import { type DevIssuer, startIssuer } from './issuer.js'
 import { type OrdersApi, startOrdersApi } from './orders-api.js'
 import { type OrdersTarget, prepareOrders } from './orders-target.js'
+import { ciRule, writePolicies } from './policies.js'
 import { freePort } from './ports.js'
 import { startPostgres } from './postgres.js'
 import { type Child, startProcess } from './process.js'
@@ -34,20 +35,10 @@ export interface World {
 export const ORDERS_URI = 'https://orders.demo/'
 export const BEARER_URI = 'https://orders-bearer.demo/'
 
-const CI = (id: string, capability: string) => `@id("${id}")
-permit (principal, action == Action::"issue", resource == Capability::"${capability}")
-when {
-  context.issuer == "github" &&
-  context has github &&
-  context.github.repository_id == "456789" &&
-  context.github.event_name == "push" &&
-  context.github.ref == "refs/heads/main"
-};
-`
 const POLICIES = `// The rules of the demo. The shipped examples are in config/policies.
-${CI('ci-orders-main', 'demo/orders-ro')}
-${CI('ci-orders-bearer', 'demo/orders-bearer')}
-${CI('ci-orders-db', 'demo/orders-db')}
+${ciRule('ci-orders-main', 'demo/orders-ro')}
+${ciRule('ci-orders-bearer', 'demo/orders-bearer')}
+${ciRule('ci-orders-db', 'demo/orders-db')}
 @id("agent-reporter")
 @max_ttl("60")
 permit (principal, action == Action::"issue", resource == Capability::"demo/orders-ro")
@@ -79,9 +70,7 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
       EDR_SECRET: randomBytes(18).toString('base64url'),
     }
 
-    mkdirSync(join(dir, 'policies'))
-    copyFileSync(join(repository(), 'config', 'policies', 'schema.cedarschema'), join(dir, 'policies', 'schema.cedarschema'))
-    writeFileSync(join(dir, 'policies', 'demo.cedar'), POLICIES)
+    writePolicies(dir, POLICIES)
     writeFileSync(join(dir, 'agent.jwk'), JSON.stringify({ ...(await exportJWK(agent.publicKey)), kid: 'agent-1', alg: 'ES256' }))
     const file = join(dir, 'curfew.yaml')
     writeFileSync(file, stringify(configOf({ server, port, internal, issuer: issuer.url, redis: !isAbsent(redis), orders })))

@@ -1,9 +1,9 @@
 import { createHmac, generateKeyPairSync, type KeyObject, sign as signBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { oidcAttestor } from '../../src/attestors/oidc.js'
-import type { OidcIssuerConfig } from '../../src/config-schema.js'
 import { CurfewError } from '../../src/domain/errors.js'
 import type { Attestor } from '../../src/ports.js'
+import { oidcIssuer } from '../trust-issuer.js'
 
 /** Every case is built by hand, byte for byte: a library that makes tokens would refuse to make these. */
 
@@ -49,28 +49,7 @@ const parties = [party('ES256', 'es'), party('RS256', 'rs'), party('EdDSA', 'ed'
 const outbound: string[] = []
 
 function attestorFor(now = NOW): Attestor {
-  const configs = parties.map(
-    (p): OidcIssuerConfig => ({
-      name: p.kid.slice(0, 2),
-      kind: 'oidc',
-      profile: 'generic',
-      issuer: p.issuer,
-      keys: { file: p.kid },
-      algs: [p.alg],
-      typ: ['JWT'],
-      allowOtherAudiences: false,
-      pin: {},
-      allowEvents: [],
-      identityClaims: ['sub'],
-      attributeClaims: [],
-      maxLifeSeconds: 3_600,
-      maxTtlSeconds: 3_600,
-      strength: 2,
-      internal: false,
-      owner: null,
-      enabled: true,
-    }),
-  )
+  const configs = parties.map(p => oidcIssuer(p.issuer, { name: p.kid.slice(0, 2), keys: { file: p.kid }, algs: [p.alg] }))
   return oidcAttestor(configs, {
     serverUrl: SERVER,
     clock: { now: () => new Date(now * 1000) },

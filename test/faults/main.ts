@@ -1,6 +1,6 @@
 /** Owns `npm run test:faults -- issue`: the broker killed at every step of the issue walk, and what is left at Vault and at the target. */
 import { createHash, randomBytes } from 'node:crypto'
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -9,6 +9,7 @@ import { stringify } from 'yaml'
 import { inherited, isAbsent, repository } from '../../src/dev/find.js'
 import { type DevIssuer, startIssuer } from '../../src/dev/issuer.js'
 import { type OrdersTarget, prepareOrders } from '../../src/dev/orders-target.js'
+import { ciRule, writePolicies } from '../../src/dev/policies.js'
 import { freePort } from '../../src/dev/ports.js'
 import { startPostgres } from '../../src/dev/postgres.js'
 import { type Child, startProcess } from '../../src/dev/process.js'
@@ -235,13 +236,7 @@ async function settled(world: World): Promise<number> {
 async function brokerOf(at: { dir: string; issuer: DevIssuer; orders: OrdersTarget; storeUrl: string }): Promise<Pick<World, 'server' | 'broker'>> {
   const [port, internal] = [await freePort(), await freePort()]
   const server = `http://127.0.0.1:${port}`
-  mkdirSync(join(at.dir, 'policies'))
-  copyFileSync(join(repository(), 'config', 'policies', 'schema.cedarschema'), join(at.dir, 'policies', 'schema.cedarschema'))
-  writeFileSync(
-    join(at.dir, 'policies', 'faults.cedar'),
-    `@id("ci") permit(principal, action == Action::"issue", resource == Capability::"db/orders-ro")
-     when { context.issuer == "github" && context has github && context.github.repository_id == "456789" };`,
-  )
+  writePolicies(at.dir, ciRule('ci', 'db/orders-ro'))
   const configOf = (name: string, issuanceTokenSeconds: number): string => {
     const path = join(at.dir, name)
     const text = stringify({

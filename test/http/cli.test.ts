@@ -6,17 +6,14 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { registeredAttestor } from '../../src/attestors/registered.js'
 import { findEvidence } from '../../src/cli/evidence.js'
-import { run } from '../../src/cli/program.js'
 import { createOutbound } from '../../src/clients/outbound.js'
 import type { TaskId } from '../../src/domain/ids.js'
 import { introspect } from '../caller.js'
 import { EDR_SECRET, type House, LEGACY, makeHouse, SERVER } from '../house.js'
-
-const ENTRY = fileURLToPath(new URL('../../dist/src/cli/main.js', import.meta.url))
+import { ENTRY, typed } from '../unit/cli/desk.js'
 
 let house: House
 let server: Server
@@ -61,21 +58,7 @@ afterEach(() => {
   rmSync(home, { recursive: true, force: true })
 })
 
-async function type(...argv: string[]) {
-  let out = ''
-  let err = ''
-  const exit = await run(argv, {
-    env,
-    out: t => {
-      out += t
-    },
-    err: t => {
-      err += t
-    },
-    colour: false,
-  })
-  return { exit, out, err }
-}
+const type = (...argv: string[]) => typed(argv, env)
 
 /** Evidence in a file, as an agent or a runner leaves it. */
 async function evidence(claims: Record<string, unknown> = {}): Promise<string[]> {

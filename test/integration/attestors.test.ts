@@ -13,6 +13,7 @@ import { until } from '../../src/dev/process.js'
 import { type Spire, startSpire } from '../../src/dev/spire.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
 import type { CurfewError } from '../../src/domain/errors.js'
+import { oidcIssuer } from '../trust-issuer.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'cf-att-'))
 const vault = await startVault({ dir: join(dir, 'vault'), own: true })
@@ -29,27 +30,8 @@ const deps: AttestorDeps = {
   log: { warn: () => {}, error: () => {} },
 }
 
-const generic = (name: string, issuer: string, more: Partial<OidcIssuerConfig> = {}): OidcIssuerConfig => ({
-  name,
-  kind: 'oidc',
-  profile: 'generic',
-  issuer,
-  keys: { discovery: true },
-  allowOtherAudiences: false,
-  algs: ['RS256', 'ES256'],
-  typ: ['JWT', ''],
-  pin: {},
-  allowEvents: [],
-  identityClaims: ['sub'],
-  attributeClaims: [],
-  maxLifeSeconds: 86_400,
-  maxTtlSeconds: 3_600,
-  strength: 2,
-  internal: true,
-  owner: null,
-  enabled: true,
-  ...more,
-})
+const generic = (name: string, issuer: string, more: Partial<OidcIssuerConfig> = {}): OidcIssuerConfig =>
+  oidcIssuer(issuer, { name, algs: ['RS256', 'ES256'], typ: ['JWT', ''], maxLifeSeconds: 86_400, internal: true, ...more })
 
 /** Evidence that nobody here wrote: real issuers, their own keys, their own endpoints. */
 describe.skipIf(absent !== null)(`attestation of real issuers' tokens${absent ? ` (skipped: ${absent})` : ''}`, () => {

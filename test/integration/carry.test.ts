@@ -1,5 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto'
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { stringify } from 'yaml'
 import { inherited, isAbsent, repository } from '../../src/dev/find.js'
 import { type DevIssuer, startIssuer } from '../../src/dev/issuer.js'
+import { ciRule, writePolicies } from '../../src/dev/policies.js'
 import { freePort } from '../../src/dev/ports.js'
 import { type Postgres, startPostgres } from '../../src/dev/postgres.js'
 import { type Child, startProcess } from '../../src/dev/process.js'
@@ -88,13 +89,7 @@ describe.skipIf(absent !== null)(`API and worker as two processes over a real Po
         log: { level: 'warn' },
       }),
     )
-    mkdirSync(join(dir, 'policies'), { recursive: true })
-    copyFileSync(join(repository(), 'config/policies/schema.cedarschema'), join(dir, 'policies/schema.cedarschema'))
-    writeFileSync(
-      join(dir, 'policies/test.cedar'),
-      `@id("ci") permit(principal, action == Action::"issue", resource == Capability::"demo/orders-ro")
-        when { context.issuer == "github" && context has github && context.github.repository_id == "456789" };`,
-    )
+    writePolicies(dir, ciRule('ci', 'demo/orders-ro'))
     const env = inherited({ DATABASE_URL: (postgres as Postgres).url, REDIS_URL: (redis as Redis).url, MASTER_KEY: masterKey, EDR_SECRET })
     const process_ = (name: string, entry: string, ready: () => Promise<boolean>) =>
       startProcess({ name, dir, command: process.execPath, args: [join(repository(), 'dist', entry), file], env, ready, deadlineMs: 60_000 })

@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
 import { closeRedis, workerRedis } from '../../src/clients/redis.js'
 import { isAbsent } from '../../src/dev/find.js'
+import { writePolicies } from '../../src/dev/policies.js'
 import { startRedis } from '../../src/dev/redis.js'
 import { newId } from '../../src/domain/ids.js'
 import { bullmqQueue } from '../../src/queue/bullmq.js'
@@ -54,10 +55,7 @@ describe.skipIf(reason !== null)('the worker process', () => {
         policies: { dir: 'policies' },
       }),
     )
-    const { cpSync, mkdirSync } = await import('node:fs')
-    mkdirSync(join(dir, 'policies'))
-    cpSync(join(ROOT, 'config/policies/schema.cedarschema'), join(dir, 'policies/schema.cedarschema'))
-    writeFileSync(join(dir, 'policies/none.cedar'), '@id("nobody")\nforbid (principal, action, resource);\n')
+    writePolicies(dir, '@id("nobody")\nforbid (principal, action, resource);\n')
     child = spawn(process.execPath, ['--disable-proto=delete', ENTRY, config], {
       env: { PATH: process.env.PATH, HOME: dir, TEST_REDIS_URL: url, TEST_MASTER_KEY: canary },
       stdio: ['ignore', 'pipe', 'pipe'],

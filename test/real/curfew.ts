@@ -1,13 +1,14 @@
 /** Owns Curfew itself over the real parts: its configuration, and `serve` and `worker` as two processes. */
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { stringify } from 'yaml'
 import { type Absent, inherited, isAbsent, repository } from '../../src/dev/find.js'
 import { writePrivate } from '../../src/dev/folder.js'
 import type { OrdersTarget } from '../../src/dev/orders-target.js'
+import { writePolicies } from '../../src/dev/policies.js'
 import { freePort } from '../../src/dev/ports.js'
 import { startProcess } from '../../src/dev/process.js'
 import type { Spire } from '../../src/dev/spire.js'
@@ -43,9 +44,7 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
   const url = `http://127.0.0.1:${port}`
   const secret = secretsIn(dir)
   const config = join(dir, 'curfew.yaml')
-  mkdirSync(join(dir, 'policies'), { recursive: true })
-  copyFileSync(join(repository(), 'config', 'policies', 'schema.cedarschema'), join(dir, 'policies', 'schema.cedarschema'))
-  writeFileSync(join(dir, 'policies', 'real.cedar'), POLICIES)
+  writePolicies(dir, POLICIES)
   const ordersSecret = randomBytes(18).toString('base64url')
   const signalSecret = randomBytes(18).toString('base64url')
   const apiPort = await freePort([8790])

@@ -7,6 +7,7 @@ import { spiffeAttestor } from '../../src/attestors/spiffe.js'
 import type { OidcIssuerConfig, SpiffeIssuerConfig } from '../../src/config-schema.js'
 import { CurfewError } from '../../src/domain/errors.js'
 import type { Attestor } from '../../src/ports.js'
+import { oidcIssuer } from '../trust-issuer.js'
 
 /** Where two trust issuers of one broker meet: the key of one is worth nothing in the name of the other. */
 
@@ -123,27 +124,7 @@ describe('discovery', () => {
   const keys = { keys: [jwk(one, { kid: 'k1' })] }
   const ask = async (metadata: unknown, more: Partial<OidcIssuerConfig> = {}, where = `${issuer}/keys`) => {
     const asked: string[] = []
-    const config: OidcIssuerConfig = {
-      name: 'ci',
-      kind: 'oidc',
-      profile: 'generic',
-      issuer,
-      keys: { discovery: true },
-      algs: ['ES256'],
-      typ: ['JWT'],
-      allowOtherAudiences: false,
-      pin: {},
-      allowEvents: [],
-      identityClaims: ['sub'],
-      attributeClaims: [],
-      maxLifeSeconds: 3_600,
-      maxTtlSeconds: 3_600,
-      strength: 2,
-      internal: false,
-      owner: null,
-      enabled: true,
-      ...more,
-    }
+    const config = oidcIssuer(issuer, more)
     const seen = await verdict(oidcAttestor([config], depsOf({ [place]: metadata, [where]: keys }, asked)), mint({ kid: 'k1' }, { iss: issuer, sub: 'job' }))
     return { seen, asked }
   }

@@ -9,6 +9,7 @@ import type { OidcIssuerConfig, RegisteredIssuerConfig, SpiffeIssuerConfig } fro
 import { CurfewError } from '../../../src/domain/errors.js'
 import type { Attestation } from '../../../src/domain/workload.js'
 import type { Attestor } from '../../../src/ports.js'
+import { oidcIssuer } from '../../trust-issuer.js'
 import { vectors } from '../../vectors.js'
 
 const SERVER = 'https://curfew.example'
@@ -39,27 +40,8 @@ const deps = {
   log: { warn: () => {}, error: () => {} },
 }
 
-const oidc = (profile: OidcIssuerConfig['profile'], issuer: string, more: Partial<OidcIssuerConfig> = {}): OidcIssuerConfig => ({
-  name: profile,
-  kind: 'oidc',
-  profile,
-  issuer,
-  keys: { file: 'jwks' },
-  algs: ['ES256'],
-  typ: ['JWT'],
-  allowOtherAudiences: false,
-  pin: {},
-  allowEvents: [],
-  identityClaims: ['sub'],
-  attributeClaims: [],
-  maxLifeSeconds: 3_600,
-  maxTtlSeconds: 3_600,
-  strength: 2,
-  internal: false,
-  owner: null,
-  enabled: true,
-  ...more,
-})
+const oidc = (profile: OidcIssuerConfig['profile'], issuer: string, more: Partial<OidcIssuerConfig> = {}): OidcIssuerConfig =>
+  oidcIssuer(issuer, { name: profile, profile, keys: { file: 'jwks' }, ...more })
 
 async function outcome(attestor: Attestor, token: string): Promise<Attestation | string> {
   if (!attestor.recognizes({ type: 'jwt', token })) return 'not recognized'

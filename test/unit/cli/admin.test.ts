@@ -1,43 +1,28 @@
 /** `operator`, `keys`, `migrate`, `config`, `doctor`: administrators' commands on a store of their own; and the processes that are only started. */
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { exportJWK, generateKeyPair } from 'jose'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
-import { run } from '../../../src/cli/program.js'
+import { writePolicies } from '../../../src/dev/policies.js'
 import { looksLikeOperatorToken } from '../../../src/domain/operator-token.js'
-import { ENTRY, until } from './desk.js'
+import { ENTRY, typed, until } from './desk.js'
 
 let home: string
 const file = () => join(home, 'curfew.yaml')
 const masterKey = randomBytes(32).toString('base64')
 
-async function type(...argv: string[]) {
-  let out = ''
-  let err = ''
-  const exit = await run(argv, {
-    env: { MASTER_KEY: masterKey },
-    out: t => {
-      out += t
-    },
-    err: t => {
-      err += t
-    },
-    colour: false,
-  })
-  return { exit, out, err }
-}
+const type = (...argv: string[]) => typed(argv, { MASTER_KEY: masterKey })
 
 beforeAll(async () => {
   home = mkdtempSync(join(tmpdir(), 'curfew-admin-'))
-  mkdirSync(join(home, 'policies'))
-  copyFileSync(new URL('../../../config/policies/schema.cedarschema', import.meta.url), join(home, 'policies', 'schema.cedarschema'))
-  writeFileSync(
-    join(home, 'policies', 'a.cedar'),
+  writePolicies(
+    home,
     '@id("reporter")\npermit(principal, action == Action::"issue", resource == Capability::"demo/orders-bearer")\nwhen { context.issuer == "agents" && context has registered && context.registered.agent == "reporter" };\n',
+    'a',
   )
   const { publicKey } = await generateKeyPair('ES256', { extractable: true })
   writeFileSync(join(home, 'agent.jwk'), JSON.stringify(await exportJWK(publicKey)))

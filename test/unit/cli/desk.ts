@@ -27,6 +27,23 @@ export interface Started {
   err(): string
 }
 
+/** The program in this process, with its output caught. */
+export async function typed(argv: readonly string[], env: Parameters<typeof run>[1]['env']): Promise<Typed> {
+  let out = ''
+  let err = ''
+  const exit = await run(argv, {
+    env,
+    out: text => {
+      out += text
+    },
+    err: text => {
+      err += text
+    },
+    colour: false,
+  })
+  return { exit, out, err }
+}
+
 export interface Desk {
   readonly broker: FakeBroker
   readonly home: string
@@ -64,21 +81,7 @@ export async function desk(): Promise<Desk> {
     canaries: [operatorToken, first, ...secrets, (await exportJWK(privateKey)).d as string],
     evidenceFile,
     env: { HOME: home, PATH: process.env.PATH, CURFEW_URL: broker.url },
-    async type(...argv) {
-      let out = ''
-      let err = ''
-      const exit = await run(argv, {
-        env: here.env,
-        out: text => {
-          out += text
-        },
-        err: text => {
-          err += text
-        },
-        colour: false,
-      })
-      return { exit, out, err }
-    },
+    type: (...argv) => typed(argv, here.env),
     start(argv, env = {}) {
       if (!existsSync(ENTRY)) throw new Error('the command line is not compiled: npm run build')
       const child = spawn(process.execPath, [ENTRY, ...argv], {

@@ -3,23 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { run } from '../../../src/cli/program.js'
-import { ENTRY } from './desk.js'
+import { ENTRY, typed } from './desk.js'
 
-async function help(...words: string[]): Promise<{ exit: number; out: string; err: string }> {
-  let out = ''
-  let err = ''
-  const exit = await run([...words, '--help'], {
-    env: {},
-    out: t => {
-      out += t
-    },
-    err: t => {
-      err += t
-    },
-    colour: false,
-  })
-  return { exit, out, err }
-}
+const help = (...words: string[]) => typed([...words, '--help'], {})
 
 const COMMANDS = [
   [],
