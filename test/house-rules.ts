@@ -210,6 +210,12 @@ export const TEXTS: readonly TextRule[] = [
     because: 'only database time decides; deadlines are measured with performance.now()',
   },
   {
+    name: 'a deadline that may never come',
+    pattern: /\bAbortSignal\s*\.\s*(?:any|timeout)\b/g,
+    except: ['src/domain/deadline.ts'],
+    because: 'within() of domain/deadline.ts holds its timer, AbortSignal.any does not',
+  },
+  {
     name: 'decodeJwt',
     pattern: /\bdecode(?:Jwt|ProtectedHeader)\b/g,
     except: ['src/domain/jws.ts'],

@@ -185,6 +185,7 @@ describe('the rules find what they are for', () => {
     ['a process clock', 'src/policy/a.ts', 'const now = new Date'],
     ['a process clock', 'src/attestors/profiles/a.ts', 'const now = Date . now ()'],
     ['a process clock', 'src/engines/a.ts', 'const at = process.hrtime.bigint()'],
+    ['a deadline that may never come', 'src/clients/a.ts', 'call(AbortSignal.any([signal, other]))'],
     ['decodeJwt', 'src/http/a.ts', "import { decodeJwt } from 'jose'"],
     ['decodeJwt', 'src/attestors/a.ts', 'decodeProtectedHeader(token)'],
     ['fetch', 'src/attestors/a.ts', 'const r = await fetch(url)'],

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { type App, compose } from '../src/compose.js'
 import { loadFromProcess } from '../src/config.js'
+import { within } from '../src/domain/deadline.js'
 import { CurfewError } from '../src/domain/errors.js'
 import { newId } from '../src/domain/ids.js'
 import { operatorTokenDigest } from '../src/domain/operator-token.js'
@@ -35,8 +36,8 @@ function driveInProcess({ broker, queue, store, log }: App): void {
   const memory = queue as MemoryQueue
   memory.drive(
     {
-      expire: async () => void (await broker.expireDue(AbortSignal.timeout(JOB_MS))),
-      destroy: job => broker.destroy(job.credential, job.version, AbortSignal.timeout(JOB_MS)),
+      expire: async () => void (await broker.expireDue(within(JOB_MS))),
+      destroy: job => broker.destroy(job.credential, job.version, within(JOB_MS)),
       signal: async job => void (await broker.handleSignal(job.signal)),
     },
     { now: () => store.clock.now(), onFault: (fault, job) => log.warn({ err: fault, job: job.name }, 'a job failed; the sweep will find its row') },

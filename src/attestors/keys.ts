@@ -1,5 +1,5 @@
 /** Owns the keys of one trust issuer in this process: fetched together, kept for a while, trusted for a bounded time when the source is silent. */
-import { untilAborted } from '../domain/deadline.js'
+import { untilAborted, within } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
 import { parseStrict } from '../domain/json.js'
 import { type AdmittedKey, admitKeys, type KeyRules } from '../domain/jwk.js'
@@ -54,7 +54,7 @@ export function issuerKeys(source: KeySource, deps: KeysDeps): IssuerKeys {
     askedAt = monotonic()
     try {
       // Its own deadline, not the caller's: others wait for the same flight.
-      const answer = await source.fetch(AbortSignal.timeout(FETCH_MS))
+      const answer = await source.fetch(within(FETCH_MS))
       const admitted = admitKeys(answer.set, source.rules)
       if (admitted.length === 0 && !source.emptyRevokes) throw unavailable('key_set_empty')
       for (const key of admitted) {

@@ -1,5 +1,6 @@
 /** Verb: sweep. Finds by rows alone everything that a lost job, a lost key or a dead process left behind. */
 import type { Credential } from '../domain/credential.js'
+import { within } from '../domain/deadline.js'
 import { byBroker } from '../domain/revocation.js'
 import type { BrokerDeps } from './deps.js'
 import { destroy } from './destroy.js'
@@ -48,7 +49,7 @@ async function destroyDue(deps: BrokerDeps, signal: AbortSignal): Promise<void> 
 async function destroyOne(deps: BrokerDeps, credential: Credential, signal: AbortSignal): Promise<void> {
   if (signal.aborted) return
   try {
-    await destroy(deps, credential.id, null, AbortSignal.any([signal, AbortSignal.timeout(DESTROY_MS)]))
+    await destroy(deps, credential.id, null, within(DESTROY_MS, signal))
   } catch (error) {
     deps.log.warn({ err: error, credential: credential.id }, 'the sweep leaves a credential to its next round')
   }

@@ -1,6 +1,7 @@
 /** Owns what `curfew doctor` looks at, in the order in which one thing needs the other. */
 import { existsSync, readFileSync } from 'node:fs'
 import type { Config } from '../config-schema.js'
+import { within } from '../domain/deadline.js'
 import { checkPolicies } from './config.js'
 import type { Finding } from './doctor.js'
 import { type LocalFlags, type LocalStore, loadConfig, openLocal } from './local.js'
@@ -213,7 +214,7 @@ async function vaultGet(config: Config, path: string, token: string | undefined)
     const response = await undiciFetch(`${vault.address.replace(/\/+$/, '')}/v1/${path}`, {
       dispatcher,
       redirect: 'error',
-      signal: AbortSignal.timeout(ANSWER_MS),
+      signal: within(ANSWER_MS),
       headers: {
         ...(token === undefined ? {} : { 'X-Vault-Token': token }),
         ...(vault.namespace === undefined ? {} : { 'X-Vault-Namespace': vault.namespace }),
@@ -231,7 +232,7 @@ async function vaultGet(config: Config, path: string, token: string | undefined)
 async function* broker(config: Config): AsyncGenerator<Finding> {
   if (config.server.internal.endsWith(':0')) return
   try {
-    const response = await fetch(`http://${config.server.internal}/readyz?verbose`, { redirect: 'error', signal: AbortSignal.timeout(ANSWER_MS) })
+    const response = await fetch(`http://${config.server.internal}/readyz?verbose`, { redirect: 'error', signal: within(ANSWER_MS) })
     const { status, lines } = (await response.json()) as { status: string; lines?: { name: string; status: string; detail: string }[] }
     const bad = (lines ?? []).filter(l => l.status !== 'ok')
     yield {

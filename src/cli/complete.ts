@@ -1,5 +1,6 @@
 /** Owns `curfew complete`: the end of tasks that `curfew token` opened and kept. */
 import { Command } from 'commander'
+import { within } from '../domain/deadline.js'
 import { CliError, EXIT, usage } from './exit.js'
 import { connect, type OutputFlags, type ServerFlags, seconds, withOutput, withServer } from './options.js'
 import { type Io, printer } from './output.js'
@@ -39,10 +40,10 @@ async function act(flags: Flags, io: Io): Promise<number> {
   for (const kept of chosen(state.list(broker.url), flags, io)) {
     const held = { task: { id: kept.task }, token: kept.token, key: proofKeyFrom(kept.key) }
     try {
-      const { task, revocation } = await holder.endTask(broker, held, 'complete', flags.outcome ?? null, AbortSignal.timeout(20_000))
+      const { task, revocation } = await holder.endTask(broker, held, 'complete', flags.outcome ?? null, within(20_000))
       state.forget(kept.task)
       const waitMs = (flags.wait ?? CONFIRM_SECONDS) * 1000
-      const waiting = AbortSignal.timeout(waitMs + 10_000)
+      const waiting = within(waitMs + 10_000)
       const ending = await holder.untilDead(
         () => holder.listCredentials(broker, { kind: 'holder', ...held }, { task: kept.task }, 200, waiting),
         waitMs,

@@ -1,6 +1,7 @@
 /** Owns where a workload's evidence comes from: what the caller names, else what the platform offers, strongest first. */
 import { createPrivateKey, type KeyObject, randomUUID } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
+import { within } from '../domain/deadline.js'
 import { CliError, EXIT, usage } from './exit.js'
 
 export interface EvidenceSource {
@@ -107,7 +108,7 @@ function fromGitHub(requestUrl: string, requestToken: string): EvidenceSource {
           const response = await fetch(url, {
             headers: { Authorization: `bearer ${requestToken}`, Accept: 'application/json' },
             redirect: 'error',
-            signal: AbortSignal.any([signal, AbortSignal.timeout(10_000)]),
+            signal: within(10_000, signal),
           })
           if (response.ok) return shaped(((await response.json()) as { value?: string }).value ?? '', "the runner's answer")
           await response.body?.cancel()

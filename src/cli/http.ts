@@ -1,5 +1,6 @@
 /** Owns the way to the broker: where it is, how long we wait, what is tried again, and what its refusals mean here. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { within } from '../domain/deadline.js'
 import { CliError, EXIT, exitOf, type Problem, usage } from './exit.js'
 import type { ProofKey } from './proof.js'
 
@@ -94,7 +95,7 @@ export function brokerAt(options: BrokerOptions): Broker {
       headers,
       // Evidence and tokens go where they were sent, or nowhere.
       redirect: 'error',
-      signal: AbortSignal.any([signal, AbortSignal.timeout(call.timeoutMs ?? ATTEMPT_MS)]),
+      signal: within(call.timeoutMs ?? ATTEMPT_MS, signal),
       ...(body === undefined ? {} : { body }),
     })
     const after = response.headers.get('retry-after')

@@ -1,5 +1,6 @@
 /** Owns `curfew revoke`: the responder's one way in, and the honest answer to "is it dead". */
 import { Command } from 'commander'
+import { within } from '../domain/deadline.js'
 import { EXIT, usage } from './exit.js'
 import type { CredentialView, Ending, RevocationView } from './holder.js'
 import type { Auth, Broker } from './http.js'
@@ -58,7 +59,7 @@ async function act(flags: Flags, io: Io): Promise<number> {
   print.say(`refused since ${clockTime(revocation.refused_since, true)}Z, ${revocation.id}`)
 
   const waitMs = flags.wait * 1000
-  const waiting = AbortSignal.timeout(waitMs + 30_000)
+  const waiting = within(waitMs + 30_000)
   const ending = await untilDead(() => hit(broker, auth, selector, revocation, waiting), waitMs, waiting)
   const counted = await counts(broker, auth, revocation.id, waiting)
   const partly = ending.unconfirmed.length > 0 || ending.exposed.length > 0 || counted.revoking > ending.exposed.length || counted.stuck > 0

@@ -1,5 +1,6 @@
 /** Owns the life around a child: signals, heartbeats, what happens when the task is ended from outside, and completion in every case but our own SIGKILL. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { within } from '../domain/deadline.js'
 import { type Child, type ChildEnd, exitOfChild, inTerminalForeground, startChild, TERMINAL_SIGNALS } from './child.js'
 import { CliError, EXIT, exitOfSignal } from './exit.js'
 import { beat, endTask, type Held, type Issued, listCredentials, readTask, tellEnding, untilDead } from './holder.js'
@@ -203,10 +204,10 @@ interface Finish {
 async function finish(plan: Supervision, held: Held, how: Finish, now: AbortSignal): Promise<void> {
   const { broker, print } = plan
   try {
-    const { task, revocation } = await endTask(broker, held, how.cancelled ? 'cancel' : 'complete', how.outcome, AbortSignal.timeout(COMPLETE_MS))
+    const { task, revocation } = await endTask(broker, held, how.cancelled ? 'cancel' : 'complete', how.outcome, within(COMPLETE_MS))
     const auth = { kind: 'holder', key: held.key, token: held.token } as const
     const waitMs = how.stopped ? CONFIRM_WHEN_STOPPED_MS : CONFIRM_MS
-    const waiting = AbortSignal.any([now, AbortSignal.timeout(waitMs + 1_000)])
+    const waiting = within(waitMs + 1_000, now)
     const ending = await untilDead(() => listCredentials(broker, auth, { task: held.task.id }, 200, waiting), waitMs, waiting).catch(() => null)
     if (print.format === 'json') {
       const left =

@@ -1,5 +1,6 @@
 /** Owns `curfew token`: one short-lived token on stdout, and nothing else there. */
 import { Command } from 'commander'
+import { within } from '../domain/deadline.js'
 import type { EvidenceFlags } from './evidence.js'
 import { usage } from './exit.js'
 import type { Held, Issued } from './holder.js'
@@ -104,7 +105,7 @@ async function act(capability: string, flags: Flags, io: Io): Promise<void> {
       issued = await ask(holder, broker, held, capability, flags.ttl, signal)
     } catch (error) {
       // Nothing was handed over: the task has no work left. Its deadline ends it if this does not arrive.
-      await holder.endTask(broker, held, 'cancel', null, AbortSignal.timeout(5_000)).catch(() => {})
+      await holder.endTask(broker, held, 'cancel', null, within(5_000)).catch(() => {})
       state.forget(held.task.id)
       throw error
     }

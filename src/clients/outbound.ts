@@ -3,7 +3,7 @@ import { lookup as dnsLookup } from 'node:dns/promises'
 import { BlockList, isIP } from 'node:net'
 import { type PeerCertificate, checkServerIdentity as usualIdentity } from 'node:tls'
 import { Agent, request } from 'undici'
-import { untilAborted } from '../domain/deadline.js'
+import { untilAborted, within } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
 import { parseStrictBytes } from '../domain/json.js'
 
@@ -91,7 +91,7 @@ export function createOutbound(deps: OutboundDeps = {}): Outbound {
       if (url.protocol !== 'https:' && !options.internal) throw refuse('https_required')
       if (url.username !== '' || url.password !== '') throw refuse('url_refused')
       // One deadline for everything, the name included: a resolver that does not answer must not hold the caller.
-      const ends = AbortSignal.any([signal, AbortSignal.timeout(DEADLINE_MS)])
+      const ends = within(DEADLINE_MS, signal)
       const { address, family } = await untilAborted(pinned(url.hostname, options.internal === true), ends, cause => refuse('unreachable', cause))
       const agent = new Agent({
         connect: {

@@ -1,6 +1,7 @@
 /** Owns what travels between us and Vault: our own transport under node-vault's shape (security.md 3.2), and the one import of node-vault. */
 import nodeVault from 'node-vault'
 import { Agent, request } from 'undici'
+import { within } from '../domain/deadline.js'
 import { parseStrictBytes } from '../domain/json.js'
 
 /**
@@ -86,8 +87,7 @@ async function send(asked: Asked, origin: string, agent: Agent): Promise<{ statu
   const fail = (outcome: VaultOutcome, status: number | null, cause?: unknown) => new VaultError(outcome, status, asked.method, asked.template, { cause })
   const raw = asked.uri.slice(origin.length)
   if (!asked.uri.startsWith(`${origin}/`) || !PATH.test(raw)) throw fail('refused', null)
-  const signals = [AbortSignal.timeout(asked.deadlineMs ?? DEADLINE_MS), ...(asked.signal ? [asked.signal] : [])]
-  const answer = await exchange(asked, raw, origin, agent, AbortSignal.any(signals)).catch(cause => {
+  const answer = await exchange(asked, raw, origin, agent, within(asked.deadlineMs ?? DEADLINE_MS, asked.signal)).catch(cause => {
     if (cause instanceof VaultError) throw cause
     // Not reached at all is `down`; anything later may have been done.
     const code = (cause as { code?: string }).code

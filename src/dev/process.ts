@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process'
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { within } from '../domain/deadline.js'
 import { inherited } from './find.js'
 
 /** Enough to find a process again after we are gone, and to see that the number was not given to another since. */
@@ -108,8 +109,7 @@ export async function until(isSo: (signal: AbortSignal) => Promise<boolean>, wai
     const left = end - performance.now()
     if (left <= 0) throw new Error(`${waiting.what} was not ready within ${waiting.deadlineMs / 1000} s`, { cause: last })
     try {
-      const deadline = AbortSignal.timeout(Math.ceil(Math.min(left, 5_000)))
-      if (await isSo(waiting.signal ? AbortSignal.any([deadline, waiting.signal]) : deadline)) return
+      if (await isSo(within(Math.ceil(Math.min(left, 5_000)), waiting.signal))) return
     } catch (cause) {
       last = cause
     }

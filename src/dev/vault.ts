@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { within } from '../domain/deadline.js'
 import { type Absent, type FoundVault, findVault, isAbsent, setting } from './find.js'
 import { lastingSecret, writePrivate } from './folder.js'
 import { freePort } from './ports.js'
@@ -172,7 +173,7 @@ async function ask(address: string, method: string, path: string, token: string,
   const answer = await fetch(`${address}/v1/${path}`, {
     method,
     headers: token ? { 'X-Vault-Token': token } : {},
-    signal: AbortSignal.timeout(30_000),
+    signal: within(30_000),
     ...(body && { body: JSON.stringify(body) }),
   })
   if (!answer.ok) throw new Error(`vault: ${method} ${path} answered ${answer.status}`)

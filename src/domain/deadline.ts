@@ -22,3 +22,11 @@ export async function untilLate<T>(work: Promise<T>, ms: number, late: () => Err
     clearTimeout(timer)
   }
 }
+
+/** A signal that is aborted after so many milliseconds, or with `signal`. It keeps no process up. */
+export function within(ms: number, signal?: AbortSignal): AbortSignal {
+  const deadline = new AbortController()
+  // Not AbortSignal.timeout: AbortSignal.any holds its sources weakly, and a deadline that was collected never comes (Node 20).
+  setTimeout(() => deadline.abort(new DOMException(`not done within ${ms} ms`, 'TimeoutError')), ms).unref()
+  return signal ? AbortSignal.any([signal, deadline.signal]) : deadline.signal
+}

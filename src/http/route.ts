@@ -9,6 +9,7 @@ import type { Holder } from '../broker/holder.js'
 import type { Presented } from '../broker/prove.js'
 import type { AuditKind } from '../domain/audit.js'
 import type { Audience, Capability } from '../domain/capability.js'
+import { within } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
 import { may, type Operator, type Right } from '../domain/operator.js'
 import { operatorTokenDigest } from '../domain/operator-token.js'
@@ -80,7 +81,7 @@ export function route<B = undefined, Q = undefined>(app: Express, doors: Doors, 
   app[spec.method](spec.path, async (req: Request, res: Response) => {
     const requestId = res.locals.requestId as string
     try {
-      const signal = AbortSignal.timeout(REQUEST_MS)
+      const signal = within(REQUEST_MS)
       const presented: Presented = { proofs: headerValues(req, 'dpop'), method: req.method, path: req.path }
       const query = parse(spec.query, spec.query ? { ...req.query } : undefined, 'query')
       if (!spec.query && Object.keys(req.query).length > 0)

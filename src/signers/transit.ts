@@ -1,5 +1,6 @@
 /** Owns the transit signer: data keys wrapped by a key that never leaves Vault, so that a stolen store and configuration open nothing. */
 import { createHash } from 'node:crypto'
+import { within } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
 import type { DataKeyWrapper } from './envelope.js'
 import { type LoadedSigner, openRing, type RingOptions } from './key-ring.js'
@@ -20,7 +21,7 @@ const DEADLINE_MS = 5_000
 export function transitWrapper(key: TransitKey): DataKeyWrapper {
   const asked = async <T>(call: (signal: AbortSignal) => Promise<T>): Promise<T> => {
     try {
-      return await call(AbortSignal.timeout(DEADLINE_MS))
+      return await call(within(DEADLINE_MS))
     } catch (cause) {
       throw new CurfewError('unavailable', 'the signing keys cannot be opened without Vault', { reason: 'transit_failed' }, { cause })
     }
