@@ -5,14 +5,17 @@
 import type { JWK, JWTPayload } from 'jose'
 import type { AuditEvent, AuditKind, AuditRow } from './domain/audit.js'
 import type { RevocationClass } from './domain/capability.js'
-import type { Claim, Credential, CredentialState, Handle, Probe } from './domain/credential.js'
+import type { Claim, Credential, CredentialFilter, CredentialState, Handle, Probe } from './domain/credential.js'
 import type { Decision, Explanation, Grant, PolicyAnswer, PolicyRequest } from './domain/decision.js'
-import type { CredentialId, DecisionId, OperatorId, PolicyId, RevocationId, SignalId, TaskId } from './domain/ids.js'
+import type { CredentialId, DecisionId, OperatorId, PlanId, PolicyId, QuarantineId, ReceiptId, RevocationId, SignalId, TaskId } from './domain/ids.js'
 import type { Operator, Role } from './domain/operator.js'
-import type { Actor, FeedEntry, Reason, Revocation, Selector, SelectorKind } from './domain/revocation.js'
+import type { Outcome, Plan, Reach } from './domain/plan.js'
+import type { NewQuarantine, Quarantine } from './domain/quarantine.js'
+import type { Actor, FeedEntry, Reason, Revocation, Selector } from './domain/revocation.js'
 import type { Secret } from './domain/secret.js'
 import type { NewSignal, Signal, SignalAct } from './domain/signal.js'
-import type { NewTask, Task, TaskAttestation } from './domain/task.js'
+import type { KeyClass, SealedKey, SigningAlg } from './domain/signing-key.js'
+import type { NewTask, Task, TaskAttestation, TaskFilter } from './domain/task.js'
 import type { Attestation, AttestorKind, Evidence, Mark } from './domain/workload.js'
 
 export type Awaitable<T> = T | Promise<T>
@@ -83,10 +86,6 @@ export interface Reconcilable {
   destroyUpstream(thing: UpstreamThing, signal: AbortSignal): Promise<void>
 }
 
-export type SigningAlg = 'ES256' | 'RS256'
-/** One key per token class, so that no token of one class can pass as another. Only `access` keys are published. */
-export type KeyClass = 'access' | 'task'
-
 /** Signs what we made ourselves. MUST NOT export private keys; `kid` is the RFC 7638 thumbprint. */
 export interface Signer {
   sign(keyClass: KeyClass, typ: string, claims: JWTPayload, alg: SigningAlg): Promise<{ token: string; kid: string }>
@@ -118,7 +117,7 @@ export interface Context {
  * the store's own. Methods that consume marks do so in sorted order in the same transaction, and a repeat refuses the whole.
  */
 export interface TaskStore {
-  /** Refuses with `policy_denied` (reason `tombstoned`, `denied_marker`, `cut_off`) or `task_ended` (parent) under the cut-off lock. */
+  /** Refuses with `policy_denied` (reason `tombstoned`, `quarantined`, `cut_off`) or `task_ended` (parent) under the cut-off lock. */
   open(task: NewTask, decisions: readonly Decision[], marks: readonly Mark[], context: Context): Promise<Task>
   get(id: TaskId): Promise<Task | null>
   list(filter: TaskFilter): Promise<readonly Task[]>
@@ -128,25 +127,6 @@ export interface TaskStore {
   attest(id: TaskId, attestation: TaskAttestation, marks: readonly Mark[], context: Context): Promise<Task>
   /** Open tasks past their deadline, or silent too long: to be ended by one revocation each. */
   due(limit: number): Promise<readonly { id: TaskId; reason: 'deadline' | 'heartbeat_missed' }[]>
-}
-
-export interface TaskFilter {
-  readonly identity?: string
-  readonly state?: Task['state']
-  readonly limit: number
-}
-
-export interface CredentialFilter {
-  readonly task?: TaskId
-  readonly identity?: string
-  readonly capability?: string
-  readonly state?: CredentialState | 'live'
-  /** Those that this act ended. */
-  readonly revocation?: RevocationId
-  /** HMAC-sealed digest as stored; see `digestOf`. */
-  readonly digest?: string
-  readonly after?: CredentialId
-  readonly limit: number
 }
 
 export interface IntendOptions {
@@ -201,15 +181,22 @@ export interface RevocationLog {
   /**
    * The one way in. Under the exclusive cut-off lock, by `clock_timestamp()`: insert the revocation with its `seq`; move the rows of
    * a credential or a task's whole subtree to `revoking`, first reason wins; end the tasks; tombstone the run when for cause.
-   * A repeated act on what has already ended is a revocation that moved nothing. Throws `not_found` for an unknown credential or task.
+   * Attributes are resolved to open tasks in chunks, each a commit with a `seq` of its own; it answers after the last.
+   * A repeated act on what has already ended is a revocation that moved nothing. Throws `not_found` for an unknown credential or task,
+   * `conflict` for a plan that has lapsed or was executed, and for an idempotency key that was used for something else.
    */
   commit(selector: Selector, reason: Reason, options: CommitOptions): Promise<Revocation>
-  /** Refuses new credentials for a scope until its time is up; written by signals and operators. */
-  deny(marker: DenyMarker, context: Context): Promise<void>
   get(id: RevocationId): Promise<Revocation | null>
+  byReceipt(id: ReceiptId): Promise<Revocation | null>
+  /** The act that ended this credential or task. */
+  endedBy(selector: Selector): Promise<Revocation | null>
   list(limit: number): Promise<readonly Revocation[]>
-  /** Entries with a greater `seq`, in order, whose `until` lies ahead. */
+  /** Entries with a greater `seq`, in order, whose `until` lies ahead; of at most `limit` acts, each whole. */
   since(seq: number, limit: number): Promise<readonly FeedEntry[]>
+  /** What a commit would hit now. Ends nothing. */
+  reach(selector: Selector): Promise<Reach>
+  /** What has become of all that an act moved, its parts included. Throws `not_found`. */
+  outcome(id: RevocationId): Promise<Outcome>
 }
 
 export interface CommitOptions {
@@ -219,13 +206,30 @@ export interface CommitOptions {
   readonly requestId?: string | null
   /** The outcome the holder told, kept with the task. */
   readonly outcome?: string
+  /** Executes this plan: once, while it is valid. */
+  readonly plan?: PlanId
+  /** Refuses new credentials of the same selector from the same commit on. */
+  readonly quarantine?: NewQuarantine
+  /** Scoped to the actor. The same key and request once more answers the first act and does nothing. */
+  readonly idempotency?: { readonly key: string; readonly hash: string }
 }
 
-export interface DenyMarker {
-  readonly kind: SelectorKind
-  readonly key: string
-  readonly seconds: number
-  readonly message: string | null
+export interface PlanStore {
+  /** Counts what the selector would hit and keeps the count for PLAN_SECONDS. */
+  make(plan: { id: PlanId; selector: Selector; reason: string | null }, context: Context & { actor: Actor }): Promise<Plan>
+  get(id: PlanId): Promise<Plan | null>
+  /** Of what the plan's act moved, what had not been made when it was counted. */
+  newcomers(id: PlanId, limit: number): Promise<readonly CredentialId[]>
+}
+
+export interface QuarantineStore {
+  /** Under the exclusive cut-off lock: whoever passed before it has settled before it, or is refused after it. */
+  set(quarantine: NewQuarantine, context: Context & { actor: Actor }): Promise<Quarantine>
+  get(id: QuarantineId): Promise<Quarantine | null>
+  /** In force, newest first; with `all` also the lapsed and the lifted. */
+  list(filter: { all: boolean; limit: number }): Promise<readonly Quarantine[]>
+  /** Ends it early. One that has ended stays as it is. Throws `not_found`. */
+  lift(id: QuarantineId, reason: string, context: Context & { actor: Actor }): Promise<Quarantine>
 }
 
 export interface AuditLog {
@@ -258,20 +262,6 @@ export interface OperatorStore {
   disable(id: OperatorId, context: Context): Promise<Operator>
 }
 
-export interface SealedKey {
-  readonly kid: string
-  readonly keyClass: KeyClass
-  readonly alg: SigningAlg
-  readonly publicJwk: JWK
-  /** AES-256-GCM under the master key (K1), or Vault transit's ciphertext; opaque to the store. */
-  readonly sealed: string
-  readonly state: 'next' | 'current' | 'retired'
-  readonly createdAt: Date
-  /** When it may sign (published long enough), and when verifiers may forget it. */
-  readonly activatesAt: Date
-  readonly retiresAt: Date | null
-}
-
 export interface KeyStore {
   list(): Promise<readonly SealedKey[]>
   /** Inserts; of two processes that create the first key of a class and alg at once, one wins and both read it. */
@@ -286,6 +276,8 @@ export interface Store {
   readonly tasks: TaskStore
   readonly credentials: CredentialStore
   readonly revocations: RevocationLog
+  readonly plans: PlanStore
+  readonly quarantines: QuarantineStore
   readonly audit: AuditLog
   readonly decisions: DecisionLog
   readonly signals: SignalStore

@@ -84,7 +84,7 @@ export async function recordingDenials<T>(deps: BrokerDeps, permit: Decision, co
     return await act()
   } catch (error) {
     if (!(error instanceof CurfewError) || error.code !== 'policy_denied' || error.facts.decision) throw error
-    const denied: Decision = { ...permit, id: newId('decision'), allowed: false, reason: error.facts.reason ?? 'denied_marker', policies: [] }
+    const denied: Decision = { ...permit, id: newId('decision'), allowed: false, reason: error.facts.reason ?? 'barred', policies: [] }
     deps.meter.decided('denied', denied.reason)
     await deps.store.decisions.deny(denied, context)
     throw new CurfewError('policy_denied', error.message, { ...error.facts, decision: denied.id, identity: denied.identity }, { cause: error })

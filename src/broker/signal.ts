@@ -42,8 +42,8 @@ export async function handleSignal(deps: BrokerDeps, id: SignalId): Promise<Sign
       message: signal.detail ?? signal.type,
     }).catch(unlessGone)
   } else {
-    await deps.store.revocations.deny(
-      { ...signal.subject, seconds: signal.act.seconds, message: signal.detail },
+    await deps.store.quarantines.set(
+      { id: newId('quarantine'), selector: selectorOf(signal.subject), seconds: signal.act.seconds, message: signal.detail },
       { requestId: null, actor: { kind: 'signal', id: signal.source } },
     )
   }

@@ -125,7 +125,7 @@ async function* keys(local: LocalStore): AsyncGenerator<Finding> {
       clock: local.store.clock,
       wrapper: local.wrapper,
       publishAheadSeconds: 0,
-      retainSeconds: { access: 0, task: 0 },
+      retainSeconds: { access: 0, task: 0, receipt: 0 },
       refreshMs: 0,
     })
     ring.close()

@@ -29,6 +29,8 @@ export interface Call {
 export interface Answer {
   readonly status: number
   readonly body: Readonly<Record<string, unknown>>
+  /** The broker's clock as it answered, to the second; null when it does not say, or when a cache answered in its place. */
+  readonly clock: Date | null
 }
 
 export interface Broker {
@@ -45,6 +47,14 @@ export interface BrokerOptions {
   readonly caFile?: string | undefined
   /** Allows plain http to hosts other than this machine. */
   readonly insecureHttp?: boolean
+}
+
+interface Sent {
+  readonly status: number
+  readonly retryAfter: number | null
+  readonly date: string | null
+  readonly age: string | null
+  readonly text: string
 }
 
 const ATTEMPT_MS = 15_000
@@ -75,7 +85,7 @@ export function brokerAt(options: BrokerOptions): Broker {
     return named
   }
 
-  async function send(call: Call, signal: AbortSignal): Promise<{ status: number; retryAfter: number | null; date: string | null; text: string }> {
+  async function send(call: Call, signal: AbortSignal): Promise<Sent> {
     const target = new URL(url + call.path)
     for (const [name, value] of Object.entries(call.query ?? {})) if (value !== undefined) target.searchParams.set(name, value)
     const headers: Record<string, string> = { Accept: 'application/json' }
@@ -103,6 +113,7 @@ export function brokerAt(options: BrokerOptions): Broker {
       status: response.status,
       retryAfter: after !== null && /^\d{1,9}$/.test(after) ? Number(after) : null,
       date: response.headers.get('date'),
+      age: response.headers.get('age'),
       text: await bounded(response),
     }
   }
@@ -124,7 +135,7 @@ export function brokerAt(options: BrokerOptions): Broker {
       let again: boolean
       try {
         const answer = await send(call, signal)
-        if (answer.status < 400) return { status: answer.status, body: parsed(answer.text, answer.status) }
+        if (answer.status < 400) return { status: answer.status, body: parsed(answer.text, answer.status), clock: clockOf(answer) }
         failure = refusal(answer)
         // Never on a denial: only where the same request may fare better (ux.md 2.1).
         again = answer.status === 429 || answer.status >= 500
@@ -202,6 +213,11 @@ function parsed(text: string, status: number): Readonly<Record<string, unknown>>
   const value = parseObject(text)
   if (value) return value
   throw notOurs('its answer is no JSON object')
+}
+
+function clockOf({ date, age }: Sent): Date | null {
+  const at = date === null ? Number.NaN : Date.parse(date)
+  return Number.isNaN(at) || (age !== null && age.trim() !== '0') ? null : new Date(at)
 }
 
 function parseObject(text: string): Record<string, unknown> | null {

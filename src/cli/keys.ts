@@ -1,6 +1,6 @@
 /** Owns `curfew keys`: which keys sign, and the next ones. */
 import { Command, Option } from 'commander'
-import type { KeyClass } from '../ports.js'
+import type { KeyClass } from '../domain/signing-key.js'
 import type { KeyView } from '../signers/keys.js'
 import { type LocalFlags, loadConfig, localContext, openLocal, withConfig } from './local.js'
 import { type OutputFlags, withOutput } from './options.js'
@@ -27,7 +27,7 @@ export function command(io: Io, _words: readonly string[], done: (exit: number) 
     .command('rotate')
     .summary('make the next keys')
     .description('Makes the next key of every kind and publishes it; it signs once every verifier can know it. What is under way is not started twice.')
-    .addOption(new Option('--class <class>', 'only keys for these tokens').choices(['access', 'task']))
+    .addOption(new Option('--class <class>', 'only keys for these tokens').choices(['access', 'task', 'receipt']))
     .option('--now', 'sign at once: for a stolen key; verifiers that cache our keys refuse for some minutes')
   withOutput(withConfig(rotating))
   rotating.addHelpText('after', '\nExample:\n  $ curfew keys rotate')

@@ -1,23 +1,11 @@
 /** Owns `curfew list`: credentials, live and past. */
 import { Command, Option } from 'commander'
 import { usage } from './exit.js'
-import {
-  connect,
-  demandOperatorToken,
-  type OperatorFlags,
-  type OutputFlags,
-  operatorToken,
-  type ServerFlags,
-  withOperator,
-  withOutput,
-  withServer,
-} from './options.js'
+import { demandOperatorToken, type OperatorFlags, type OutputFlags, operatorToken, withOperator, withOutput, withServer } from './options.js'
 import { clockTime, type Io, printer, table } from './output.js'
+import { checkListable, connectSelecting, LISTABLE, type SelectingFlags, withSelectors } from './selectors.js'
 
-interface Flags extends ServerFlags, OutputFlags, OperatorFlags {
-  readonly task?: string
-  readonly identity?: string
-  readonly capability?: string
+interface Flags extends SelectingFlags, OutputFlags, OperatorFlags {
   readonly state?: string
   readonly limit: string
 }
@@ -28,12 +16,8 @@ export function command(io: Io, _words: readonly string[], done: (exit: number) 
   const list = new Command('list')
     .summary('credentials, live and past')
     .description('Lists credentials, newest first. Operators see all; without an operator token, those of a task kept here (--task).')
-    .option('--task <id>', 'of this task')
-    .option('--identity <uri>', 'of this workload identity')
-    .option('--capability <name>', 'for this capability')
-    .addOption(new Option('--state <state>', 'in this state').choices(STATES))
-    .option('--limit <n>', 'at most so many', '50')
-  withOutput(withOperator(withServer(list)))
+  withSelectors(list, LISTABLE).addOption(new Option('--state <state>', 'in this state').choices(STATES)).option('--limit <n>', 'at most so many', '50')
+  withOutput(withOperator(withServer(list, '--public-url')))
   list.addHelpText('after', '\nExample:\n  $ curfew list --state stuck')
   return list.action(async (flags: Flags) => {
     await act(flags, io)
@@ -45,8 +29,9 @@ async function act(flags: Flags, io: Io): Promise<void> {
   const print = printer(io, flags)
   const most = Number(flags.limit)
   if (!Number.isSafeInteger(most) || most < 1 || most > 10_000) throw usage('--limit is a number from 1 to 10000')
+  checkListable(flags)
   const signal = new AbortController().signal
-  const broker = await connect(flags, io)
+  const broker = await connectSelecting(flags, io)
   const { listCredentials } = await import('./holder.js')
   const { keptAuth } = await import('./kept.js')
   const token = await operatorToken(flags, io, broker)

@@ -25,10 +25,11 @@ export interface OperatorFlags {
   readonly operatorTokenFile?: string
 }
 
-export function withServer(command: Command): Command {
+/** @param publicUrl how the flag is called where `--issuer` names a trust issuer. */
+export function withServer(command: Command, publicUrl: '--issuer' | '--public-url' = '--issuer'): Command {
   return command
     .option('--server <url>', 'the broker (CURFEW_URL)')
-    .option('--issuer <url>', 'its public URL, when --server is another address (CURFEW_ISSUER)')
+    .option(`${publicUrl} <url>`, 'its public URL, when --server is another address (CURFEW_ISSUER)')
     .option('--ca-cert <file>', 'CA of its certificate (CURFEW_CA_CERT)')
     .option('--insecure-http', 'allow plain http beyond this machine')
 }

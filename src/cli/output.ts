@@ -3,6 +3,15 @@ import type { CliError, Problem } from './exit.js'
 
 export type Format = 'table' | 'json' | 'name'
 
+/** What a command may read. */
+export interface Input {
+  /** Whether a person sits there, who can be asked. */
+  readonly terminal: boolean
+  text(): Promise<string>
+  /** Null: it ended without one. */
+  line(): Promise<string | null>
+}
+
 /** The process as commands see it; tests put their own in its place. */
 export interface Io {
   readonly env: Readonly<Record<string, string | undefined>>
@@ -10,6 +19,10 @@ export interface Io {
   err(text: string): void
   /** Whether colour may go to stderr. */
   readonly colour: boolean
+  /** Missing: there is nothing to read and nobody to ask. */
+  readonly input?: Input
+  /** Whether a person watches stderr. */
+  readonly watched?: boolean
 }
 
 export interface Printer {

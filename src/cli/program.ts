@@ -17,9 +17,12 @@ const COMMANDS: readonly { readonly name: string; readonly summary: string; read
   { group: 'Get:', name: 'why', summary: 'explain what policy would answer, without asking for it', load: () => import('./why.js') },
   { group: 'Get:', name: 'complete', summary: 'complete a task that `token` opened', load: () => import('./complete.js') },
   { group: 'Respond:', name: 'list', summary: 'credentials, live and past', load: () => import('./list.js') },
-  { group: 'Respond:', name: 'show', summary: 'one credential, task, revocation, decision or signal', load: () => import('./show.js') },
-  { group: 'Respond:', name: 'revoke', summary: 'end a credential, a task or all of an identity', load: () => import('./revoke.js') },
-  { group: 'Respond:', name: 'signal', summary: 'send a risk signal, or look at those received', load: () => import('./signal.js') },
+  { group: 'Respond:', name: 'show', summary: 'one thing by its id, whatever it is', load: () => import('./show.js') },
+  { group: 'Respond:', name: 'find', summary: 'what a leaked token, a role name or an id is', load: () => import('./find.js') },
+  { group: 'Respond:', name: 'revoke', summary: 'end what a selector names, or what a plan foresaw', load: () => import('./revoke.js') },
+  { group: 'Respond:', name: 'quarantine', summary: 'refuse new credentials for a time', load: () => import('./quarantine.js') },
+  { group: 'Respond:', name: 'receipt', summary: 'the signed evidence of a revocation', load: () => import('./receipt.js') },
+  { group: 'Respond:', name: 'signal', summary: 'send a risk signal, look at those received, judge those held', load: () => import('./signal.js') },
   { group: 'Administer:', name: 'doctor', summary: 'checks, each with its remedy', load: () => import('./doctor.js') },
   { group: 'Administer:', name: 'migrate', summary: "bring the store's schema up to this release", load: () => import('./migrate.js') },
   { group: 'Administer:', name: 'config', summary: 'show or check the configuration', load: () => import('./config.js') },
@@ -29,7 +32,8 @@ const COMMANDS: readonly { readonly name: string; readonly summary: string; read
 
 /** @returns the exit code (ux.md 3.2). Never throws. */
 export async function run(argv: readonly string[], io: Io): Promise<number> {
-  const wanted = COMMANDS.find(c => c.name === (argv[0] === 'help' ? argv[1] : argv[0]))
+  if (argv[0] === 'help') return run([...argv.slice(1, 2), '--help'], io)
+  const wanted = COMMANDS.find(c => c.name === argv[0])
   // Behind `--` stands another's command line, which is not ours to read.
   const cut = wanted?.name === 'run' ? argv.indexOf('--') : -1
   const own = cut === -1 ? argv : argv.slice(0, cut)
@@ -61,10 +65,10 @@ function rootCommand(io: Io): Command {
     .usage('<command> [options]')
     .enablePositionalOptions()
     .version(version(), '-V, --version')
-    .addHelpCommand(new Command('help').argument('[command]').summary('help for a command').description('help for a command').helpGroup('Administer:'))
+    .helpCommand(false)
   program.addHelpText(
     'after',
-    "\nExit: 0 done, 2 usage, 3 not proven, 4 denied, 5 approval needed, 6 unknown or ended,\n7 rate limited, 8 unreachable, 9 degraded, 10 partly done, 11 conflict.\n\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'",
+    "\nExit: 0 done, 2 usage, 3 not proven, 4 denied, 5 approval needed, 6 unknown or ended,\n7 rate limited, 8 unreachable, 9 degraded, 10 partly done, 11 conflict.\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'",
   )
   return program
 }

@@ -1,123 +1,220 @@
 /** Owns `curfew revoke`: the responder's one way in, and the honest answer to "is it dead". */
+import { randomUUID } from 'node:crypto'
 import { Command } from 'commander'
 import { within } from '../domain/deadline.js'
-import { EXIT, usage } from './exit.js'
-import type { CredentialView, Ending, RevocationView } from './holder.js'
-import type { Auth, Broker } from './http.js'
+import { CliError, EXIT, usage } from './exit.js'
+import type { CredentialView, RevocationView } from './holder.js'
+import type { Answer, Auth, Broker } from './http.js'
+import { demandOperatorToken, type OperatorFlags, type OutputFlags, seconds, withOperator, withOutput, withServer } from './options.js'
+import { clockTime, type Io, type Printer, plain, printer } from './output.js'
+import type { PlanView } from './plan.js'
+import type { ReceiptClaims } from './receipt-claims.js'
 import {
-  connect,
-  demandOperatorToken,
-  type OperatorFlags,
-  type OutputFlags,
-  type ServerFlags,
-  seconds,
-  withOperator,
-  withOutput,
-  withServer,
-} from './options.js'
-import { clockTime, type Io, plain, printer } from './output.js'
+  checkQuarantinable,
+  connectSelecting,
+  hasSelector,
+  isNarrow,
+  resolved,
+  type SelectingFlags,
+  type Selector,
+  selectorOf,
+  tellSelector,
+  type Wanted,
+  withSelectors,
+} from './selectors.js'
 
-interface Flags extends ServerFlags, OutputFlags, OperatorFlags {
-  readonly credential?: string
-  readonly task?: string
-  readonly identity?: string
-  readonly reason: string
+interface Flags extends SelectingFlags, OutputFlags, OperatorFlags {
+  readonly preview?: boolean
+  readonly now?: boolean
+  readonly quarantine?: number
+  readonly reason?: string
   readonly wait: number
+  readonly idempotencyKey?: string
+  readonly input: boolean
+  readonly verbose?: boolean
 }
 
-const MOST = 1_000
+/** A wide act is resolved and committed in one request. */
+const COMMIT_MS = 60_000
+const NEWCOMERS_TOLD = 10
 
 export function command(io: Io, _words: readonly string[], done: (exit: number) => void): Command {
   const revoke = new Command('revoke')
-    .summary('end a credential, a task or all of an identity')
+    .summary('end what a selector names, or what a plan foresaw')
     .description(
-      'Ends what is named: refused when the answer comes, destroyed at its target, and then probed. Exit 10 when something\nis stuck, cannot be ended early, or was not seen dead in time.',
+      'Ends what is named, or what a plan (pln_) foresaw: refused when the answer comes, destroyed at its target, then probed. Narrow acts (a credential, a task) at once, wide ones by a plan. Exit 10: stuck, exposed, or not seen dead.',
     )
-    .option('--credential <id>', 'one credential')
-    .option('--task <id>', 'a task and everything below it')
-    .option('--identity <uri>', 'all that a workload identity holds')
-    .requiredOption('--reason <text>', 'why: an incident number, a sentence')
+    .argument('[plan]')
+  withSelectors(revoke, 'all')
+    .option('--preview', 'make a plan: what it would hit; nothing is ended')
+    .option('--now', 'without a plan')
+    .option('--quarantine <time>', 'refuse new credentials of the same for so long', seconds)
+    .option('--reason <text>', 'why: an incident number, a sentence')
     .option('--wait <time>', 'how long to wait for the proof of death', seconds, 10)
-  withOutput(withOperator(withServer(revoke)))
-  revoke.addHelpText('after', '\nExample:\n  $ curfew revoke --identity github:repository_id=456789 --reason INC-204')
-  return revoke.action(async (flags: Flags) => done(await act(flags, io)))
+    .option('--idempotency-key <text>', 'the same one twice is one act (default: a new one)')
+    .option('--no-input', 'ask nothing')
+    .option('-v, --verbose', 'tell the progress also where nobody watches')
+  withOutput(withOperator(withServer(revoke, '--public-url')))
+  revoke.addHelpText('after', '\nExample:\n  $ curfew revoke --identity github:repository_id=456789 --preview --reason INC-204')
+  return revoke.action(async (plan: string | undefined, flags: Flags) => done(await act(plan, flags, io)))
 }
 
-type Selector = { readonly credential: string } | { readonly task: string } | { readonly identity: string }
-
-async function act(flags: Flags, io: Io): Promise<number> {
+async function act(plan: string | undefined, flags: Flags, io: Io): Promise<number> {
   const print = printer(io, flags)
-  const selector = selectorOf(flags)
-  const broker = await connect(flags, io)
+  const signal = new AbortController().signal
+  if (plan !== undefined) return execute({ plan: planIdOf(plan, flags) }, flags, io, print, null, signal)
+  const wanted = checked(flags, io)
+  const broker = await connectSelecting(flags, io)
   const auth: Auth = { kind: 'operator', token: await demandOperatorToken(flags, io, broker) }
-  const { member, untilDead } = await import('./holder.js')
-  const { body } = await broker.call(
-    { method: 'POST', path: '/v1/revocations', auth, body: () => ({ selector, reason: flags.reason }) },
-    new AbortController().signal,
-  )
-  const revocation = member<RevocationView>(body, 'revocation')
-  print.say(`refused since ${clockTime(revocation.refused_since, true)}Z, ${revocation.id}`)
+  const selector = await resolved(wanted, broker, signal)
+  if (!flags.preview && (flags.now || isNarrow(wanted))) return execute({ selector }, flags, io, print, { broker, auth }, signal)
 
+  const { makePlan, tellPlan } = await import('./plan.js')
+  const made = await makePlan(broker, auth, selector, flags.reason as string, signal)
+  const byHand = `curfew revoke ${made.id}`
+  if (flags.preview) {
+    print.data(made, () => tellPlan(made), [made.id])
+    print.say(`execute it: ${byHand}`)
+    return EXIT.done
+  }
+  if (await agreed(made, io, print)) return execute({ plan: made.id }, flags, io, print, { broker, auth }, signal)
+  throw new CliError(EXIT.approval, { code: 'not_agreed', detail: 'nothing was ended', next: `${byHand}, until ${clockTime(made.valid_until)}Z` })
+}
+
+/** All that can be wrong is said before anything is asked of the broker. */
+function checked(flags: Flags, io: Io): Wanted {
+  const wanted = selectorOf(flags)
+  if (flags.preview && flags.now) throw usage('--preview or --now, not both')
+  if (flags.preview && flags.quarantine !== undefined) throw usage('--quarantine belongs to the act, not to its preview', 'curfew revoke pln_… --quarantine 2h')
+  if (flags.quarantine !== undefined) checkQuarantinable(flags)
+  if (flags.reason === undefined) throw usage('say why: --reason T', 'an incident number, a sentence')
+  checkKey(flags)
+  const canAsk = flags.input && io.input?.terminal === true && io.watched === true
+  if (!isNarrow(wanted) && !flags.preview && !flags.now && !canAsk)
+    throw usage('this may end many, and nobody can be asked: say --preview or --now', '--preview makes a plan, which `curfew revoke pln_…` executes')
+  return wanted
+}
+
+function planIdOf(text: string, flags: Flags): string {
+  const id = text.toLowerCase()
+  if (!/^pln_[0-9a-z]{26}$/.test(id)) throw usage('this is no id of a plan (pln_…)', 'what else is to end has its flag: --credential, --task, --identity …')
+  if (hasSelector(flags)) throw usage('a plan has its selector: no other beside it')
+  if (flags.preview) throw usage('a plan is looked at with `curfew show`, and --preview makes another')
+  checkKey(flags)
+  return id
+}
+
+function checkKey({ idempotencyKey }: Flags): void {
+  if (idempotencyKey !== undefined && !/^[\x21-\x7e]{8,128}$/.test(idempotencyKey)) throw usage('--idempotency-key has 8 to 128 printable characters')
+}
+
+/** What stands on the screen is what is agreed to: the plan's own id is executed, and a whole word is asked for. */
+async function agreed(plan: PlanView, io: Io, print: Printer): Promise<boolean> {
+  const { counted, tellPlan } = await import('./plan.js')
+  for (const line of tellPlan(plan).split('\n')) print.warn(line)
+  const { credentials, tasks } = plan.reach
+  io.err(plain(`type yes to end ${counted(credentials, 'credential')} and ${counted(tasks, 'task')}: `))
+  return (await io.input?.line())?.trim() === 'yes'
+}
+
+interface Way {
+  readonly broker: Broker
+  readonly auth: Auth
+}
+
+type Target = { readonly plan: string } | { readonly selector: Selector }
+
+async function execute(target: Target, flags: Flags, io: Io, print: Printer, way: Way | null, signal: AbortSignal): Promise<number> {
+  const broker = way?.broker ?? (await connectSelecting(flags, io))
+  const auth: Auth = way?.auth ?? { kind: 'operator', token: await demandOperatorToken(flags, io, broker) }
+  const { member } = await import('./holder.js')
+  // One key for all attempts: a retry after a lost answer is the same act.
+  const key = flags.idempotencyKey ?? randomUUID()
+  const answer = await broker.call(
+    {
+      method: 'POST',
+      path: '/v1/revocations',
+      auth,
+      headers: () => ({ 'Idempotency-Key': key }),
+      timeoutMs: COMMIT_MS,
+      body: () => ({
+        ...target,
+        ...(flags.reason === undefined ? {} : { reason: flags.reason }),
+        ...(flags.quarantine === undefined ? {} : { quarantine: { ttl_seconds: flags.quarantine } }),
+      }),
+    },
+    signal,
+  )
+  const revocation = member<RevocationView & { readonly selector?: Selector }>(answer.body, 'revocation')
+  print.say(`refused since ${clockTime(revocation.refused_since, true)}Z, ${revocation.id}`)
+  const newcomers = Array.isArray(answer.body.newcomers) ? (answer.body.newcomers as string[]) : []
+  if (newcomers.length > 0) {
+    const more = newcomers.length - NEWCOMERS_TOLD
+    print.say(`newcomers, which the plan had not seen: ${newcomers.slice(0, NEWCOMERS_TOLD).join(', ')}${more > 0 ? ` and ${more} more` : ''}`)
+  }
+  const selector = 'selector' in target ? target.selector : (revocation.selector ?? {})
+  const quarantine = flags.quarantine === undefined ? null : await quarantineOf(answer, selector, { broker, auth }, print, signal)
+  return report({ revocation, selector, newcomers, quarantine }, flags, io, print, { broker, auth })
+}
+
+/** Named by the answer, or else the newest of the same selector. */
+async function quarantineOf(answer: Answer, selector: Selector, { broker, auth }: Way, print: Printer, signal: AbortSignal): Promise<string | null> {
+  const { listQuarantines } = await import('./quarantine-view.js')
+  const named = answer.body.quarantine as string | { readonly id?: string } | undefined
+  let id = typeof named === 'string' ? named : named?.id
+  if (id === undefined) {
+    const mine = tellSelector(selector)
+    const found = await listQuarantines(broker, auth, false, signal).catch(() => [])
+    id = found.filter(q => tellSelector(q.selector) === mine).sort((a, b) => (a.set_at < b.set_at ? 1 : -1))[0]?.id
+  }
+  print.say(id === undefined ? 'quarantined; its id: curfew quarantine list' : `quarantine ${id}: nothing new for ${tellSelector(selector)}`)
+  return id ?? null
+}
+
+interface Done {
+  readonly revocation: RevocationView
+  readonly selector: Selector
+  readonly newcomers: readonly string[]
+  readonly quarantine: string | null
+}
+
+async function report(act: Done, flags: Flags, io: Io, print: Printer, { broker, auth }: Way): Promise<number> {
+  const { follow, notDead, readReceipt, tellOutcome, tellProgress } = await import('./follow.js')
   const waitMs = flags.wait * 1000
   const waiting = within(waitMs + 30_000)
-  const ending = await untilDead(() => hit(broker, auth, selector, revocation, waiting), waitMs, waiting)
-  const counted = await counts(broker, auth, revocation.id, waiting)
-  const partly = ending.unconfirmed.length > 0 || ending.exposed.length > 0 || counted.revoking > ending.exposed.length || counted.stuck > 0
+  const loud = io.watched === true || flags.verbose === true
+  let claims: ReceiptClaims
+  try {
+    const look = () => readReceipt(broker, auth, act.revocation.id, waiting)
+    claims = await follow(look, waitMs, (seen, elapsed) => loud && print.say(tellProgress(seen, elapsed)), waiting)
+  } catch (error) {
+    if (!(error instanceof CliError)) throw error
+    // It is done and cannot be undone; what is not known is said.
+    print.warn(`refused, and what became of it cannot be read: ${error.problem.detail}; later: curfew receipt show ${act.revocation.id}`)
+    print.data({ ...act, receipt: null, final: false }, () => '', [act.revocation.id])
+    return EXIT.partly
+  }
+  const exposed = new Set(claims.exposed.map(e => e.credential))
+  const unconfirmed: CredentialView[] = claims.final
+    ? []
+    : (await notDead(broker, auth, act.selector, act.revocation, waiting)).filter(c => !exposed.has(c.id) && c.revocation !== 'expiry-only')
+  const { selector: _, ...rest } = act
   print.data(
     {
-      revocation,
-      confirmed_dead: counted.revoked,
-      revoking: counted.revoking,
-      stuck: counted.stuck,
-      not_confirmed: ending.unconfirmed,
-      exposed: ending.exposed,
+      ...rest,
+      receipt: claims.jti,
+      final: claims.final,
+      confirmed_dead: claims.credentials.revoked,
+      revoking: claims.credentials.revoking,
+      stuck: claims.credentials.stuck,
+      not_confirmed: unconfirmed,
+      exposed: claims.exposed,
+      exposed_until: claims.exposed_until,
+      guards: { ...claims.guards, seq: claims.seq },
     },
-    () => told(revocation, ending, counted),
-    [revocation.id],
+    () => tellOutcome(claims, unconfirmed),
+    [act.revocation.id],
   )
-  return partly ? EXIT.partly : EXIT.done
-}
-
-export function selectorOf(flags: { readonly credential?: string; readonly task?: string; readonly identity?: string }): Selector {
-  const { credential, task, identity } = flags
-  const given = [credential, task, identity].filter(value => value !== undefined)
-  if (given.length !== 1) throw usage('name exactly one of --credential, --task and --identity')
-  if (credential !== undefined) return { credential }
-  if (task !== undefined) return { task }
-  return { identity: identity as string }
-}
-
-/** What the act is about and was issued before it: rows behind a scope's cut-off are closed in batches, so none is forgotten while it is still `active`. */
-async function hit(broker: Broker, auth: Auth, selector: Selector, revocation: RevocationView, signal: AbortSignal): Promise<CredentialView[]> {
-  const { listCredentials, member } = await import('./holder.js')
-  if ('credential' in selector) {
-    const { body } = await broker.call({ method: 'GET', path: `/v1/credentials/${selector.credential}`, auth }, signal)
-    return [member<CredentialView>(body, 'credential')]
-  }
-  const found = await listCredentials(broker, auth, selector, MOST, signal)
-  return found.filter(c => c.ended_by === revocation.id || (c.state !== 'revoked' && c.issued_at <= revocation.refused_since))
-}
-
-interface Counts {
-  readonly revoking: number
-  readonly stuck: number
-  readonly revoked: number
-}
-
-/** By the broker's own count, which includes the tasks below. */
-async function counts(broker: Broker, auth: Auth, id: string, signal: AbortSignal): Promise<Counts> {
-  const { member } = await import('./holder.js')
-  const { body } = await broker.call({ method: 'GET', path: `/v1/revocations/${id}`, auth }, signal)
-  return member<Counts>(body, 'credentials')
-}
-
-function told(revocation: RevocationView, ending: Ending, { revoking, stuck, revoked }: Counts): string {
-  const all = revoking + stuck + revoked
-  const parts = [all === 0 ? 'it held nothing alive' : `confirmed dead ${revoked}/${all}`]
-  if (revocation.tasks > 0) parts.push(`${revocation.tasks} ${revocation.tasks === 1 ? 'task' : 'tasks'} ended`)
-  for (const c of ending.exposed) parts.push(`${c.id} exposed until ${clockTime(c.exposed_until ?? c.expires_at)}Z`)
-  for (const c of ending.unconfirmed) parts.push(`${c.id} ${c.state}${c.failure ? `: ${plain(c.failure)}` : ''}`)
-  const unseen = revoking + stuck - ending.exposed.length - ending.unconfirmed.length
-  if (unseen > 0) parts.push(`${unseen} below not yet`)
-  return parts.join(', ')
+  print.say(`receipt ${claims.jti}${claims.final ? '' : ', not final yet'}: curfew receipt show ${claims.jti}`)
+  return claims.final ? EXIT.done : EXIT.partly
 }

@@ -5,7 +5,7 @@ import { Command, Option } from 'commander'
 import { CliError, EXIT, usage } from './exit.js'
 import { connect, demandOperatorToken, type OperatorFlags, type OutputFlags, type ServerFlags, withOperator, withOutput, withServer } from './options.js'
 import { card, clockTime, type Io, printer, table } from './output.js'
-import { selectorOf } from './revoke.js'
+import { subjectOf } from './selectors.js'
 import { showThing } from './show.js'
 
 interface SendFlags extends ServerFlags, OutputFlags {
@@ -20,6 +20,8 @@ interface SendFlags extends ServerFlags, OutputFlags {
   readonly occurredAt?: string
   readonly detail?: string
 }
+
+type OperatorOnly = ServerFlags & OutputFlags & OperatorFlags
 
 interface SignalView {
   readonly id: string
@@ -36,8 +38,8 @@ interface SignalView {
 
 export function command(io: Io, _words: readonly string[], done: (exit: number) => void): Command {
   const signal = new Command('signal')
-    .summary('send a risk signal, or look at those received')
-    .description('Signals can shorten a life and never lengthen one. `list` and `show` are for operators.')
+    .summary('send a risk signal, look at those received, judge those held')
+    .description('Signals can shorten a life and never lengthen one. All but `send` is for operators.')
   const sending = signal
     .command('send')
     .summary('state a risk, as a registered source')
@@ -59,26 +61,57 @@ export function command(io: Io, _words: readonly string[], done: (exit: number) 
     done(0)
   })
   const listing = signal.command('list').summary('signals received, newest first').description('Lists the signals received.')
+  listing.option('--held', 'only those that wait for a person')
   withOutput(withOperator(withServer(listing)))
-  listing.addHelpText('after', '\nExample:\n  $ curfew signal list')
-  listing.action(async (flags: ServerFlags & OutputFlags & OperatorFlags) => {
+  listing.addHelpText('after', '\nExample:\n  $ curfew signal list --held')
+  listing.action(async (flags: OperatorOnly & { readonly held?: boolean }) => {
     await list(flags, io)
     done(0)
   })
   const showing = signal.command('show').summary('one signal').description('Shows one signal.').argument('<id>', 'its id (sig_)')
   withOutput(withOperator(withServer(showing)))
   showing.addHelpText('after', '\nExample:\n  $ curfew signal show sig_01kaf3q7v0m2x4t6w8y0a1b2c3')
-  showing.action(async (id: string, flags: ServerFlags & OutputFlags & OperatorFlags) => {
+  showing.action(async (id: string, flags: OperatorOnly) => {
     if (!id.toLowerCase().startsWith('sig_')) throw usage('this is no id of a signal')
     await showThing(id, flags, io)
     done(0)
   })
+  for (const [verb, summary, what] of VERDICTS) {
+    const judging = signal.command(verb).summary(summary).description(what).argument('<id>', 'its id (sig_)').requiredOption('--reason <text>', 'why')
+    withOutput(withOperator(withServer(judging)))
+    judging.addHelpText('after', `\nExample:\n  $ curfew signal ${verb} sig_01kaf3q7v0m2x4t6w8y0a1b2c3 --reason INC-204`)
+    judging.action(async (id: string, flags: OperatorOnly & { readonly reason: string }) => {
+      await judge(verb, id, flags, io)
+      done(0)
+    })
+  }
   return signal
+}
+
+const VERDICTS = [
+  ['approve', 'let a held signal do what its rule says', 'Lets the rule of a held signal act: it would end more than its cap, and so waited for a person.'],
+  ['dismiss', 'let a held signal do nothing', 'Closes a held signal: nothing is ended.'],
+] as const
+
+async function judge(verb: 'approve' | 'dismiss', text: string, flags: OperatorOnly & { readonly reason: string }, io: Io): Promise<void> {
+  const print = printer(io, flags)
+  const id = text.toLowerCase()
+  if (!/^sig_[0-9a-z]{26}$/.test(id)) throw usage('this is no id of a signal')
+  const broker = await connect(flags, io)
+  const token = await demandOperatorToken(flags, io, broker)
+  const { member } = await import('./holder.js')
+  const { body } = await broker.call(
+    { method: 'POST', path: `/v1/signals/${id}/${verb}`, auth: { kind: 'operator', token }, body: () => ({ reason: flags.reason }) },
+    new AbortController().signal,
+  )
+  const signal = member<SignalView>(body, 'signal')
+  print.data(signal, () => card({ id: signal.id, rule: signal.rule, act: signal.act?.kind, revocation: signal.revocation }), [signal.id])
+  print.say(verb === 'dismiss' ? 'dismissed: nothing is ended' : signal.revocation ? `approved: curfew receipt show ${signal.revocation}` : 'approved')
 }
 
 async function send(flags: SendFlags, io: Io): Promise<void> {
   const print = printer(io, flags)
-  const subject = selectorOf(flags)
+  const subject = subjectOf(flags)
   const secret = secretOf(flags, io)
   const broker = await connect(flags, io)
   const { member } = await import('./holder.js')
@@ -125,12 +158,12 @@ function secretOf(flags: SendFlags, io: Io): string {
   throw usage('a source signs with its secret', '--secret-file FILE or CURFEW_SIGNAL_SECRET')
 }
 
-async function list(flags: ServerFlags & OutputFlags & OperatorFlags, io: Io): Promise<void> {
+async function list(flags: OperatorOnly & { readonly held?: boolean }, io: Io): Promise<void> {
   const print = printer(io, flags)
   const broker = await connect(flags, io)
   const token = await demandOperatorToken(flags, io, broker)
   const { body } = await broker.call(
-    { method: 'GET', path: '/v1/signals', query: { limit: '50' }, auth: { kind: 'operator', token } },
+    { method: 'GET', path: '/v1/signals', query: { held: flags.held ? 'true' : undefined, limit: '50' }, auth: { kind: 'operator', token } },
     new AbortController().signal,
   )
   const found = Array.isArray(body.signals) ? (body.signals as SignalView[]) : []

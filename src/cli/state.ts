@@ -1,4 +1,4 @@
-/** Owns what outlives one command: tasks opened by `curfew token`, so that another command can complete them. Files of mode 0600, removed at the task's end. */
+/** Owns what outlives one command: tasks opened by `curfew token`, until another command completes them, and the receipt keys of servers. Files of mode 0600. */
 import { createHash } from 'node:crypto'
 import { linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
@@ -28,18 +28,34 @@ export interface State {
    * comes with (security.md 4, step 8), so that every command of the job must come with the same.
    */
   jobKey(evidence: string): ProofKey
+  /** RFC 7638 thumbprints of the keys that this server has signed receipts with, as seen from here. */
+  pins(server: string): readonly string[]
+  pin(server: string, thumbprints: readonly string[]): void
+  pinPath(server: string): string
 }
 
 /** A forgotten file is of no use once its task's deadline is this far behind. Milliseconds. */
 const PRUNE_AFTER_MS = 3_600_000
 const JOB_KEY_LIFE_MS = 86_400_000
+const MOST_PINS = 1_000
 const TASK_ID = /^tsk_[0-9a-z]{26}$/
 
 export function stateIn(env: Readonly<Record<string, string | undefined>>): State {
   const root = join(env.XDG_STATE_HOME || join(env.HOME || homedir(), '.local', 'state'), 'curfew')
   const tasks = join(root, 'tasks')
   const keys = join(root, 'keys')
+  const receiptKeys = join(root, 'receipt-keys')
   const pathOf = (task: string) => join(tasks, `${task}.json`)
+  const pinName = (server: string) => `${createHash('sha256').update(server).digest('hex').slice(0, 32)}.json`
+
+  function pins(server: string): readonly string[] {
+    try {
+      const kept = JSON.parse(readFileSync(join(receiptKeys, pinName(server)), 'utf8')) as { server?: unknown; thumbprints?: unknown }
+      return kept.server === server && Array.isArray(kept.thumbprints) ? kept.thumbprints.filter(t => typeof t === 'string') : []
+    } catch {
+      return []
+    }
+  }
 
   function read(task: string): KeptTask | null {
     if (!TASK_ID.test(task)) return null
@@ -62,7 +78,7 @@ export function stateIn(env: Readonly<Record<string, string | undefined>>): Stat
     keep(task) {
       if (!TASK_ID.test(task.task)) throw new TypeError('a task has an id of its own form')
       for (const old of all()) if (Date.parse(old.deadlineAt) + PRUNE_AFTER_MS < Date.now()) rmSync(pathOf(old.task), { force: true })
-      write(tasks, `${task.task}.json`, task)
+      writePrivate(tasks, `${task.task}.json`, task)
     },
     get: read,
     list: server => all().filter(kept => kept.server === server),
@@ -86,8 +102,16 @@ export function stateIn(env: Readonly<Record<string, string | undefined>>): Stat
       if (there) return there
       const key = newProofKey()
       // Of two commands that start at once the first wins, and the second goes on with the first one's key.
-      return write(keys, name, key.exportPrivate(), { replace: false }) ? key : (known() ?? key)
+      return writePrivate(keys, name, key.exportPrivate(), { replace: false }) ? key : (known() ?? key)
     },
+    pins,
+    pin(server, thumbprints) {
+      const known = pins(server)
+      // Retired keys stay: their receipts are evidence for years.
+      const all = [...new Set([...known, ...thumbprints])].slice(-MOST_PINS)
+      if (all.length > known.length) writePrivate(receiptKeys, pinName(server), { server, thumbprints: all })
+    },
+    pinPath: server => join(receiptKeys, pinName(server)),
   }
 }
 
@@ -100,7 +124,7 @@ function names(dir: string): string[] {
 }
 
 /** Whole or not at all, and never readable by others, not even for a moment. False when it was there and may not be replaced. */
-function write(dir: string, name: string, value: unknown, { replace } = { replace: true }): boolean {
+export function writePrivate(dir: string, name: string, value: unknown, { replace } = { replace: true }): boolean {
   mkdirSync(dir, { recursive: true, mode: 0o700 })
   const draft = join(dir, `.${name}.${process.pid}`)
   rmSync(draft, { force: true })

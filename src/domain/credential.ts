@@ -76,3 +76,16 @@ const BACKOFF_CAP_SECONDS = 30
 export function backoffSeconds(attempts: number): number {
   return Math.min(2 ** Math.min(attempts, 10), BACKOFF_CAP_SECONDS)
 }
+
+export interface CredentialFilter {
+  readonly task?: TaskId
+  readonly identity?: string
+  readonly capability?: string
+  readonly state?: CredentialState | 'live'
+  /** Those that this act ended. */
+  readonly revocation?: RevocationId
+  /** HMAC-sealed digest as stored; see `digestOf`. */
+  readonly digest?: string
+  readonly after?: CredentialId
+  readonly limit: number
+}

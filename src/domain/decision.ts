@@ -52,7 +52,7 @@ export interface Decision {
   readonly policies: readonly string[]
   readonly digest: PolicyId
   readonly obligations: Obligations
-  /** `permitted`, or the reason of the denial: `no_permit`, `forbidden`, `policy_error`, `denied_marker`, `evidence_stale`, … */
+  /** `permitted`, or the reason of the denial: `no_permit`, `forbidden`, `policy_error`, `quarantined`, `evidence_stale`, … */
   readonly reason: string
   readonly explanation: Explanation | null
   /** The attributes it was decided on: evidence for those who come after. */

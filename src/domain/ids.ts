@@ -10,6 +10,7 @@ const PREFIXES = {
   revocation: 'rev',
   receipt: 'rcp',
   plan: 'pln',
+  quarantine: 'qrn',
   signal: 'sig',
   policy: 'pol',
   operator: 'opr',
@@ -27,6 +28,9 @@ export type CredentialId = Id<'credential'>
 export type RevocationId = Id<'revocation'>
 export type SignalId = Id<'signal'>
 export type PolicyId = Id<'policy'>
+export type ReceiptId = Id<'receipt'>
+export type PlanId = Id<'plan'>
+export type QuarantineId = Id<'quarantine'>
 export type OperatorId = Id<'operator'>
 
 /** Crockford's alphabet in lower case: no i, l, o, u, so that an id read aloud at 3 a.m. is the id that is typed. */

@@ -1,6 +1,8 @@
 /** Owns the one committed act that ends things: selector, reason, actor, time. */
-import type { CredentialId, RevocationId, TaskId } from './ids.js'
+import { createHash } from 'node:crypto'
+import type { CredentialId, ReceiptId, RevocationId, TaskId } from './ids.js'
 import type { TaskState } from './task.js'
+import { canonical, type Where } from './where.js'
 
 /** The kinds that a feed entry can name (architecture.md section 7). */
 export const SELECTOR_KINDS = ['credential', 'task', 'identity', 'issuer', 'key', 'capability', 'all'] as const
@@ -12,6 +14,10 @@ export type Selector =
   /** A scope: ends what was issued at or before the cut-off, which is the commit's own time unless an earlier one is given. */
   | { readonly kind: 'identity' | 'issuer' | 'key' | 'capability'; readonly key: string; readonly issuedBefore?: Date }
   | { readonly kind: 'all'; readonly key: '*'; readonly issuedBefore?: Date }
+  /** Attributes: resolved to the tasks that are open at the commit. The key stands for them where one text is wanted. */
+  | { readonly kind: 'where'; readonly key: string; readonly where: Where }
+
+export const byAttributes = (where: Where): Selector => ({ kind: 'where', key: createHash('sha256').update(canonical(where)).digest('base64url'), where })
 
 export const REASONS = [
   'completed',
@@ -51,6 +57,7 @@ export interface Revocation {
   /** How many rows moved to `revoking` inside the commit. */
   readonly credentials: number
   readonly tasks: number
+  readonly receipt: ReceiptId
 }
 
 /** What a verifier needs to know of a revocation. */

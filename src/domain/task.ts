@@ -38,3 +38,9 @@ export interface Task extends Omit<NewTask, 'lifeSeconds'> {
 export const MAX_ANCESTORS = 5
 /** Silence tolerated: this many heartbeat intervals, so that one lost packet ends nobody's work. */
 export const HEARTBEATS_MISSED = 3
+
+export interface TaskFilter {
+  readonly identity?: string
+  readonly state?: Task['state']
+  readonly limit: number
+}

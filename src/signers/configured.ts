@@ -11,7 +11,10 @@ export interface OpenWrapper {
 /** The longest that a token of ours may live (the schema's ceiling), and so a retired key be needed. Seconds. */
 const LONGEST_TOKEN = 43_200
 
-export const retention = (config: Config) => ({ access: LONGEST_TOKEN, task: config.tasks.maxLifeSeconds })
+/** Evidence is read long after: ten years, in seconds. */
+const RECEIPTS_ARE_READ = 315_360_000
+
+export const retention = (config: Config) => ({ access: LONGEST_TOKEN, task: config.tasks.maxLifeSeconds, receipt: RECEIPTS_ARE_READ })
 
 export async function wrapperOf(config: Config, log: { warn(fields: object, message: string): void }): Promise<OpenWrapper> {
   switch (config.signer.kind) {

@@ -5,7 +5,8 @@ import type { JWK, JWTPayload } from 'jose'
 import { CurfewError } from '../domain/errors.js'
 import { thumbprint } from '../domain/jwk.js'
 import { byBroker } from '../domain/revocation.js'
-import type { Clock, Context, KeyClass, KeyStore, SealedKey, Signer, SigningAlg } from '../ports.js'
+import type { KeyClass, SealedKey, SigningAlg } from '../domain/signing-key.js'
+import type { Clock, Context, KeyStore, Signer } from '../ports.js'
 import { type DataKeyWrapper, open, seal } from './envelope.js'
 
 export interface RingOptions {
@@ -40,6 +41,7 @@ export const KEY_KINDS: readonly { readonly keyClass: KeyClass; readonly alg: Si
   { keyClass: 'access', alg: 'ES256' },
   { keyClass: 'access', alg: 'RS256' },
   { keyClass: 'task', alg: 'ES256' },
+  { keyClass: 'receipt', alg: 'ES256' },
 ]
 
 /** A replica may sign with the former key until it has read the store again; verifiers keep that key so much longer. Seconds. */

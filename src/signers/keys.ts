@@ -1,5 +1,7 @@
 /** Owns what `curfew keys` does: which keys there are, and the next one of each kind. */
-import type { Context, KeyClass, SigningAlg } from '../ports.js'
+
+import type { KeyClass, SigningAlg } from '../domain/signing-key.js'
+import type { Context } from '../ports.js'
 import { KEY_KINDS, type LoadedSigner } from './key-ring.js'
 
 /** What may be shown of a key. */

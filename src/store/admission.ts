@@ -5,6 +5,7 @@ import { CurfewError } from '../domain/errors.js'
 import type { TaskId } from '../domain/ids.js'
 import type { SelectorKind } from '../domain/revocation.js'
 import { MAX_ANCESTORS, type NewTask, type TaskAttestation, type TaskState } from '../domain/task.js'
+import { holdsFor, type Where } from '../domain/where.js'
 
 /** What these rules look at of a task. */
 export interface TaskFacts {
@@ -25,8 +26,10 @@ export interface Facts {
   readonly tasks: ReadonlyMap<string, TaskFacts>
   /** By scope: the latest `issuedBefore` of any revocation of it. */
   readonly cutOffs: ReadonlyMap<string, Date>
-  /** Scopes for which new credentials are denied now. */
-  readonly markers: ReadonlySet<string>
+  /** Scopes for which new credentials are denied now, each with what its workloads are told. */
+  readonly quarantines: ReadonlyMap<string, string | null>
+  /** The same by attributes. */
+  readonly filters: readonly { readonly where: Where; readonly message: string | null }[]
   /** Runs that may begin nothing any more. */
   readonly tombstones: ReadonlySet<string>
 }
@@ -84,11 +87,22 @@ const barred = (reason: string, message: string, next: string) => new CurfewErro
 export const taskEnded = (reason: string) => new CurfewError('task_ended', 'this task has ended', { reason })
 export const noSuchTask = () => new CurfewError('not_found', 'no such task', { reason: 'not_found' })
 
-/** Throws `policy_denied` when a tombstone, a deny marker, or a cut-off at or after `since` hits. */
-function refuseBarred(facts: Facts, w: { issuerId: string; run: string | null }, scopes: readonly string[], since: Date): void {
+/** What filters look at: absent when a row that passed them is judged again. */
+interface Asking {
+  readonly attestation: TaskAttestation
+  readonly capabilities: readonly string[]
+}
+
+/** Throws `policy_denied` when a tombstone, a quarantine, or a cut-off at or after `since` hits. */
+function refuseBarred(facts: Facts, w: { issuerId: string; run: string | null }, scopes: readonly string[], since: Date, asking: Asking | null): void {
   if (w.run !== null && facts.tombstones.has(runKey(w.issuerId, w.run)))
     throw barred('tombstoned', 'this job run was revoked: it may not begin anything new', 'start a new run')
-  if (scopes.some(s => facts.markers.has(s))) throw barred('denied_marker', 'new credentials are denied for this workload for now', 'ask a responder')
+  const scope = scopes.find(s => facts.quarantines.has(s))
+  const filter = asking && facts.filters.find(f => holdsFor(f.where, asking.attestation, asking.capabilities))
+  if (scope !== undefined || filter) {
+    const message = (scope !== undefined ? facts.quarantines.get(scope) : filter?.message) ?? null
+    throw barred('quarantined', `new credentials are denied for this workload for now${message === null ? '' : `: ${message}`}`, 'ask a responder')
+  }
   if (isCut(facts, scopes, since)) throw barred('cut_off', 'what this rests on was revoked', 'attest again with new evidence')
 }
 
@@ -118,7 +132,7 @@ export interface Opening {
 /** A child's ancestors are its parent and the parent's own, all open, and it ends no later than they (P57). */
 export function judgeOpening(facts: Facts, task: NewTask): Opening {
   const a = task.attestation
-  refuseBarred(facts, a, openScopes(task), a.evidenceAt)
+  refuseBarred(facts, a, openScopes(task), a.evidenceAt, { attestation: a, capabilities: task.capabilities })
   // Evidence of an issuer whose clock runs fast is no way around a cut-off.
   if (isCut(facts, workloadScopes(a), facts.now)) throw barred('cut_off', 'what this rests on was revoked', 'attest again with new evidence')
   const parent = task.parent === null ? null : refuseEnded(facts, task.parent)
@@ -135,27 +149,27 @@ export function judgeAttesting(facts: Facts, id: TaskId, fresh: TaskAttestation)
   if (fresh.identity !== task.identity || fresh.issuerId !== task.issuerId) {
     throw new CurfewError('attestation_refused', 'this evidence is of another workload than the task', { reason: 'identity_mismatch', field: 'subject_token' })
   }
-  refuseBarred(facts, fresh, [...workloadScopes(fresh), scopeOf('task', id)], fresh.evidenceAt)
+  refuseBarred(facts, fresh, [...workloadScopes(fresh), scopeOf('task', id)], fresh.evidenceAt, { attestation: fresh, capabilities: [] })
 }
 
 /** All that `intend` and `record` check. Answers when the credential ends at the latest. */
 export function judgeIssue(facts: Facts, grant: Grant, kid: string | null): Date {
   const issue = issueOfGrant(grant, kid)
-  const expiresAt = judgeStanding(facts, issue)
+  const expiresAt = judgeStanding(facts, issue, { attestation: grant.terms.attestation, capabilities: [grant.terms.capability.name] })
   if (grant.expiresAt.getTime() <= facts.now.getTime())
     throw new CurfewError('unavailable', 'it took too long to issue the credential', { reason: 'issued_late', retryAfterSeconds: 1 })
   return new Date(Math.min(expiresAt.getTime(), grant.expiresAt.getTime()))
 }
 
 /** What must hold whenever a credential becomes live. Answers the end of its task. */
-export function judgeStanding(facts: Facts, issue: Issue): Date {
+export function judgeStanding(facts: Facts, issue: Issue, asking: Asking | null): Date {
   const task = refuseEnded(facts, issue.task)
   if (task.identity !== issue.identity || task.ancestors.join() !== issue.ancestors.join())
     throw new TypeError('a grant is for the identity and the ancestors of its task')
   // A cut-off refuses what was issued up to it: an `iat` that the database has not reached yet would escape one that is committed next.
   if (issue.issuedAt.getTime() > facts.now.getTime())
     throw new CurfewError('unavailable', 'the clocks of the broker and of its store are apart', { reason: 'clock_skew', retryAfterSeconds: 1 })
-  refuseBarred(facts, issue, issueScopes(issue), issue.issuedAt)
+  refuseBarred(facts, issue, issueScopes(issue), issue.issuedAt, asking)
   const ends = [task, ...task.ancestors.map(a => facts.tasks.get(a) as TaskFacts)].map(t => t.deadlineAt.getTime())
   return new Date(Math.min(...ends))
 }

@@ -114,7 +114,7 @@ export interface CutOff {
   readonly act: Act
 }
 
-const MATCHES: Readonly<Record<string, string>> = {
+export const MATCHES: Readonly<Record<string, string>> = {
   identity: 'identity = $1',
   issuer: '(issuer = $1 or issuer_id = $1)',
   key: 'kid = $1',

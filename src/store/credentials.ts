@@ -64,7 +64,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
         const issue = issueOfRow(credential, minted.kid, tasks.get(credential.task)?.run ?? null)
         const facts = await readFacts(tx, tasks, [...issueScopes(issue), ...[...tasks.values()].flatMap(workloadScopes)], runsOf(issue))
         try {
-          judgeStanding(facts, issue)
+          judgeStanding(facts, issue, null)
         } catch (error) {
           // Ended, barred or cut off while it was made: overtaken, and the caller destroys what he made.
           if (error instanceof CurfewError && error.code !== 'unavailable') return null
@@ -99,7 +99,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
         )
       if (f.identity) add('identity = ?', f.identity)
       if (f.capability) add('capability = ?', f.capability)
-      if (f.revocation) add('revocation = ?', f.revocation)
+      if (f.revocation) add('revocation in (select r.id from curfew.revocations r where r.id = ? or r.part_of = ?)', f.revocation)
       if (f.digest) add('digest = ?', f.digest)
       if (f.after) add('id < ?', f.after)
       if (f.state === 'live') where.push(`state in ('pending', 'active', 'revoking', 'stuck')`)

@@ -2,10 +2,12 @@
 import type { AuditEvent } from '../domain/audit.js'
 import type { Claim, Credential, Probe } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
+import type { Plan } from '../domain/plan.js'
+import type { Quarantine } from '../domain/quarantine.js'
 import { type Actor, byBroker, type Reason, type Revocation } from '../domain/revocation.js'
 import type { NewSignal, SignalAct } from '../domain/signal.js'
 import type { NewTask, TaskAttestation } from '../domain/task.js'
-import type { CommitOptions, Context, DenyMarker } from '../ports.js'
+import type { CommitOptions, Context } from '../ports.js'
 
 const by = (context: Context) => ({ actor: context.actor, requestId: context.requestId })
 
@@ -124,12 +126,29 @@ export const revocationCommitted = (r: Revocation, options: CommitOptions): Audi
   data: { seq: r.seq, selector: r.selector, credentials: r.credentials, tasks: r.tasks, message: r.message },
 })
 
-export const markerSet = (m: DenyMarker, context: Context): AuditEvent => ({
-  kind: 'marker.set',
+export const planMade = (p: Plan, context: Context): AuditEvent => ({
+  kind: 'plan.made',
   ...by(context),
-  subject: m.key,
-  reason: m.message,
-  data: { kind: m.kind, seconds: m.seconds },
+  subject: p.id,
+  reason: p.reason,
+  data: { selector: p.selector, credentials: p.reach.credentials, tasks: p.reach.tasks },
+})
+
+export const quarantineSet = (q: Quarantine, requestId: string | null): AuditEvent => ({
+  kind: 'quarantine.set',
+  actor: q.setBy,
+  subject: q.id,
+  reason: q.message,
+  requestId,
+  data: { selector: q.selector, until: q.until, revocation: q.revocation },
+})
+
+export const quarantineLifted = (q: Quarantine, context: Context): AuditEvent => ({
+  kind: 'quarantine.lifted',
+  ...by(context),
+  subject: q.id,
+  reason: q.liftReason,
+  data: { selector: q.selector },
 })
 
 export const signalReceived = (s: NewSignal, rule: { rule: string | null; act: SignalAct | null }, context: Context): AuditEvent => ({

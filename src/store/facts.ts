@@ -1,5 +1,6 @@
 /** Owns reading, under their locks, the facts that admission judges: cut-off lock, then tasks in id order, then everything else. */
 import type { TaskId } from '../domain/ids.js'
+import { whereOf } from '../domain/where.js'
 import type { Facts, TaskFacts } from './admission.js'
 import { CUTOFF_LOCK, type Row, type Tx } from './sql.js'
 
@@ -45,11 +46,12 @@ const taskFacts = (r: Row): TaskFacts => ({
 
 /** @param scopes whatever could bar; @param runs keys of `runKey`. */
 export async function readFacts(tx: Tx, tasks: ReadonlyMap<string, TaskFacts>, scopes: Iterable<string>, runs: Iterable<string>): Promise<Facts> {
-  const rows = await tx.query<{ what: string; key: string; at: Date }>(
-    `select 'now' as what, '' as key, curfew.now() as at
-     union all select 'cut_off', scope, max(issued_before) from curfew.revocations where scope = any($1::text[]) and issued_before is not null group by scope
-     union all select 'marker', scope, until from curfew.deny_markers where scope = any($1::text[]) and until > (select curfew.now())
-     union all select 'tombstone', run, until from curfew.tombstones where run = any($2::text[]) and until > (select curfew.now())`,
+  const rows = await tx.query<{ what: string; key: string; at: Date; message: string | null; filter: Record<string, unknown> | null }>(
+    `select 'now' as what, '' as key, curfew.now() as at, null as message, null::jsonb as filter
+     union all select 'cut_off', scope, max(issued_before), null, null from curfew.revocations where scope = any($1::text[]) and issued_before is not null group by scope
+     union all select 'quarantine', coalesce(scope, ''), until, message, filter from curfew.quarantines
+       where (scope = any($1::text[]) or filter is not null) and lifted_at is null and until > (select curfew.now())
+     union all select 'tombstone', run, until, null, null from curfew.tombstones where run = any($2::text[]) and until > (select curfew.now())`,
     [[...new Set(scopes)], [...new Set(runs)]],
   )
   const of = (what: string) => rows.filter(r => r.what === what)
@@ -57,7 +59,8 @@ export async function readFacts(tx: Tx, tasks: ReadonlyMap<string, TaskFacts>, s
     now: of('now')[0]?.at as Date,
     tasks,
     cutOffs: new Map(of('cut_off').map(r => [r.key, r.at])),
-    markers: new Set(of('marker').map(r => r.key)),
+    quarantines: new Map(of('quarantine').flatMap(r => (r.filter ? [] : [[r.key, r.message]]))),
+    filters: of('quarantine').flatMap(r => (r.filter ? [{ where: whereOf(r.filter), message: r.message }] : [])),
     tombstones: new Set(of('tombstone').map(r => r.key)),
   }
 }

@@ -1,9 +1,11 @@
 /** Owns credentials in memory. */
+
+import type { CredentialFilter } from '../domain/credential.js'
 import { CLAIM_MS, type Claim, type Credential, type CredentialState, MINT_WINDOW_MS } from '../domain/credential.js'
 import type { Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import { byBroker, type Revocation } from '../domain/revocation.js'
-import type { CredentialFilter, CredentialStore, IntendOptions, Minted } from '../ports.js'
+import type { CredentialStore, IntendOptions, Minted } from '../ports.js'
 import { capabilityFull, type Facts, issueOfRow, issueScopes, judgeStanding } from './admission.js'
 import type { CutOff } from './closing.js'
 import { assertDead, postponed } from './destroying.js'
@@ -65,7 +67,7 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
       if (!c) return null
       const facts = factsOf(state)
       try {
-        judgeStanding(facts, issueOfRow(c, minted.kid, facts.tasks.get(c.task)?.run ?? null))
+        judgeStanding(facts, issueOfRow(c, minted.kid, facts.tasks.get(c.task)?.run ?? null), null)
       } catch (error) {
         if (error instanceof CurfewError && error.code !== 'unavailable') return null
         throw error
@@ -227,7 +229,8 @@ function stands(facts: Facts, c: CredentialRow): boolean {
 export function cutOffOf({ revocation: r, issuedBefore }: RevocationRow): CutOff {
   return {
     id: r.id,
-    kind: r.selector.kind,
+    // Only a scope has a cut-off.
+    kind: r.selector.kind as CutOff['kind'],
     key: r.selector.key,
     issuedBefore: issuedBefore as Date,
     act: { id: r.id, reason: r.reason, actor: r.actor, requestId: null, outcome: null },

@@ -3,12 +3,16 @@ import type { AuditEvent, AuditRow } from '../domain/audit.js'
 import type { Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
+import type { TaskId } from '../domain/ids.js'
 import type { Operator } from '../domain/operator.js'
+import type { Plan } from '../domain/plan.js'
+import type { Quarantine } from '../domain/quarantine.js'
 import { type Actor, isForCause, type Reason, type Revocation, taskStateAfter } from '../domain/revocation.js'
 import type { Signal } from '../domain/signal.js'
+import type { SealedKey } from '../domain/signing-key.js'
 import type { Task } from '../domain/task.js'
 import type { Mark } from '../domain/workload.js'
-import type { Context, SealedKey } from '../ports.js'
+import type { Context } from '../ports.js'
 import { type Facts, runKey, type TaskFacts } from './admission.js'
 import { type Act, type CutOff, ENDS_TASKS, TOMBSTONE_SECONDS } from './closing.js'
 import { credentialClosed, decided, type EndedTask, taskEndedEvent } from './events.js'
@@ -27,6 +31,9 @@ export interface RevocationRow {
   readonly revocation: Revocation
   readonly issuedBefore: Date | null
   readonly until: Date
+  /** Tasks that attributes named. */
+  readonly named: readonly TaskId[]
+  readonly idempotency: { readonly key: string; readonly hash: string } | null
   closed: boolean
 }
 
@@ -37,8 +44,8 @@ export interface State {
   readonly decisions: Map<string, Decision>
   /** In the order of their seq. */
   readonly revocations: RevocationRow[]
-  /** By scope. */
-  readonly markers: Map<string, Date>
+  readonly plans: Map<string, Plan>
+  readonly quarantines: Map<string, Quarantine & { readonly scope: string | null }>
   readonly tombstones: Map<string, Date>
   readonly marks: Map<string, Mark>
   readonly idempotency: Map<string, { readonly hash: string; readonly credential: string }>
@@ -54,7 +61,8 @@ export const emptyState = (now: () => Date): State => ({
   credentials: new Map(),
   decisions: new Map(),
   revocations: [],
-  markers: new Map(),
+  plans: new Map(),
+  quarantines: new Map(),
   tombstones: new Map(),
   marks: new Map(),
   idempotency: new Map(),
@@ -100,8 +108,18 @@ export function factsOf(state: State): Facts {
   }
   const standing = (until: ReadonlyMap<string, Date>) => new Set([...until].filter(([, end]) => end > now).map(([key]) => key))
   const tasks = new Map([...state.tasks].map(([id, t]) => [id, taskFacts(t)]))
-  return { now, tasks, cutOffs, markers: standing(state.markers), tombstones: standing(state.tombstones) }
+  const inForce = [...state.quarantines.values()].filter(q => isInForce(q, now))
+  return {
+    now,
+    tasks,
+    cutOffs,
+    quarantines: new Map(inForce.flatMap(q => (q.scope === null ? [] : [[q.scope, q.message]]))),
+    filters: inForce.flatMap(q => (q.selector.kind === 'where' ? [{ where: q.selector.where, message: q.message }] : [])),
+    tombstones: standing(state.tombstones),
+  }
 }
+
+export const isInForce = (q: Quarantine, now: Date): boolean => q.liftedAt === null && q.until > now
 
 export const taskFacts = (t: Task): TaskFacts => ({
   ...t,
@@ -190,7 +208,10 @@ export function closeCredentialsOf(state: State, tasks: ReadonlySet<string> | nu
   )
 }
 
-function hits(cut: Pick<CutOff, 'kind' | 'key'>, w: { identity: string; issuer: string; issuerId: string; kid?: string | null; capability?: string }): boolean {
+export function hits(
+  cut: Pick<CutOff, 'kind' | 'key'>,
+  w: { identity: string; issuer: string; issuerId: string; kid?: string | null; capability?: string },
+): boolean {
   switch (cut.kind) {
     case 'identity':
       return w.identity === cut.key

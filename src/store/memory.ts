@@ -1,9 +1,11 @@
 /** Owns the store in memory: the same rules over plain maps, for tests and as a second opinion on the statements; forgets all at exit. */
 import { CurfewError } from '../domain/errors.js'
-import type { AuditLog, DecisionLog, KeyStore, OperatorStore, SealedKey, SignalStore, Store } from '../ports.js'
+import type { SealedKey } from '../domain/signing-key.js'
+import type { AuditLog, DecisionLog, KeyStore, OperatorStore, SignalStore, Store } from '../ports.js'
 import { keyEvent, operatorEvent, signalHandled, signalReceived } from './events.js'
 import { MARK_MARGIN, markKey, mayMeet } from './marks.js'
 import { memoryCredentials } from './memory-credentials.js'
+import { memoryPlans, memoryQuarantines } from './memory-plans.js'
 import { memoryRevocations } from './memory-revocations.js'
 import { after, consume, emptyState, newestFirst, type State, write, writeDecisions } from './memory-state.js'
 import { memoryTasks } from './memory-tasks.js'
@@ -22,6 +24,8 @@ export function memoryStore({ now, sealDigest }: MemoryStoreOptions): Store {
     tasks: memoryTasks(state),
     credentials: memoryCredentials(state, sealDigest),
     revocations: memoryRevocations(state),
+    plans: memoryPlans(state),
+    quarantines: memoryQuarantines(state),
     audit: memoryAudit(state),
     decisions: memoryDecisions(state),
     signals: memorySignals(state),
@@ -50,7 +54,7 @@ export function memoryStore({ now, sealDigest }: MemoryStoreOptions): Store {
       const at = now()
       const past = [...state.marks].filter(([, mark]) => after(mark.until, MARK_MARGIN) < at).slice(0, limit)
       for (const [key] of past) state.marks.delete(key)
-      for (const standing of [state.markers, state.tombstones]) for (const [key, until] of standing) if (until < at) standing.delete(key)
+      for (const [key, until] of state.tombstones) if (until < at) state.tombstones.delete(key)
       return past.length
     },
     close: async () => {},

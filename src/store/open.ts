@@ -15,7 +15,9 @@ import { forgetMarks, replayGuard } from './marks.js'
 import { checkMigrations, migrate, readMigrations } from './migrate.js'
 import { operatorStore } from './operators.js'
 import { pgliteDriver } from './pglite.js'
+import { planStore } from './plans.js'
 import { postgresDriver } from './postgres.js'
+import { quarantineStore } from './quarantines.js'
 import { revocationLog } from './revocations.js'
 import { signalStore } from './signals.js'
 import { type Sql, sqlOver } from './sql.js'
@@ -96,6 +98,8 @@ export async function storeOver(
     // The embedded database has one session and flushes nothing: batches would only wait.
     credentials: credentialStore(main, deps, kind === 'postgres' ? groupCommit : oneByOne),
     revocations: revocationLog(urgent),
+    plans: planStore(main),
+    quarantines: quarantineStore(urgent),
     audit: auditLog(main),
     decisions: decisionLog(main),
     signals: signalStore(main),
@@ -110,7 +114,8 @@ export async function storeOver(
     },
     async forget(limit) {
       const marks = await forgetMarks(main, limit)
-      await main.query('delete from curfew.deny_markers where until < (select curfew.now())')
+      // Quarantines stay: who was refused when, and who lifted it, is asked long after.
+      await main.query(`delete from curfew.plans where valid_until < (select curfew.now()) - interval '1 day' and revocation is null`)
       await main.query('delete from curfew.tombstones where until < (select curfew.now())')
       // A key lives as long as its task; what is left is what open tasks hold.
       await main.query(

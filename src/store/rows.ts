@@ -3,10 +3,13 @@ import type { AuditRow } from '../domain/audit.js'
 import type { Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import type { Operator } from '../domain/operator.js'
+import type { Exposed, Plan, Reach } from '../domain/plan.js'
+import type { Quarantine } from '../domain/quarantine.js'
 import type { Revocation, Selector } from '../domain/revocation.js'
 import type { Signal } from '../domain/signal.js'
+import type { SealedKey } from '../domain/signing-key.js'
 import type { Task } from '../domain/task.js'
-import type { SealedKey } from '../ports.js'
+import { whereOf } from '../domain/where.js'
 import type { Row } from './sql.js'
 
 /** What a driver gives for a column we created ourselves is of the type we created it with. */
@@ -71,17 +74,57 @@ export function toCredential(r: Row): Credential {
 }
 
 export function toRevocation(r: Row): Revocation {
-  const issuedBefore = maybeInstant(r.issued_before)
   return {
     id: as(r.id),
     seq: as(r.seq),
-    selector: as<Selector>({ kind: r.kind, key: r.key, ...(issuedBefore ? { issuedBefore } : {}) }),
+    selector: toSelector(r),
     reason: as(r.reason),
     actor: as(r.actor),
     message: as(r.message),
     at: instant(r.at),
     credentials: as(r.credentials),
     tasks: as(r.tasks),
+    receipt: as(r.receipt),
+  }
+}
+
+/** Wherever a selector is kept it is these four columns. */
+export function toSelector(r: Row): Selector {
+  if (r.filter) return as<Selector>({ kind: 'where', key: r.key, where: whereOf(as(r.filter)) })
+  const issuedBefore = maybeInstant(r.issued_before)
+  return as<Selector>({ kind: r.kind, key: r.key, ...(issuedBefore ? { issuedBefore } : {}) })
+}
+
+export function toReach(json: unknown): Reach {
+  const reach = as<Reach & { exposed: (Exposed & { until: unknown })[]; exposedUntil: unknown }>(json)
+  return { ...reach, exposed: reach.exposed.map(e => ({ ...e, until: instant(e.until) })), exposedUntil: maybeInstant(reach.exposedUntil) }
+}
+
+export function toPlan(r: Row): Plan {
+  return {
+    id: as(r.id),
+    selector: toSelector(r),
+    reason: as(r.reason),
+    reach: toReach(r.reach),
+    madeBy: as(r.made_by),
+    madeAt: instant(r.made_at),
+    validUntil: instant(r.valid_until),
+    revocation: as(r.revocation),
+  }
+}
+
+export function toQuarantine(r: Row): Quarantine {
+  return {
+    id: as(r.id),
+    selector: toSelector({ ...r, issued_before: null }),
+    message: as(r.message),
+    setBy: as(r.set_by),
+    setAt: instant(r.set_at),
+    until: instant(r.until),
+    revocation: as(r.revocation),
+    liftedAt: maybeInstant(r.lifted_at),
+    liftedBy: as(r.lifted_by),
+    liftReason: as(r.lift_reason),
   }
 }
 

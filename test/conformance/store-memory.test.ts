@@ -3,6 +3,7 @@ import { memoryStore } from '../../src/store/memory.js'
 import { testCredentials } from './store/credentials.js'
 import { sealed } from './store/fixtures.js'
 import { testRecords } from './store/records.js'
+import { testResponders } from './store/responders.js'
 import { testRevocations } from './store/revocations.js'
 import { testTasks } from './store/tasks.js'
 import { testWalk } from './store/walk.js'
@@ -20,5 +21,6 @@ const make = async () => {
 testTasks('memory', make)
 testCredentials('memory', make)
 testRevocations('memory', make)
+testResponders('memory', make)
 testRecords('memory', make)
 testWalk('memory', make, 300)

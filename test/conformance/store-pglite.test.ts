@@ -3,6 +3,7 @@ import { afterAll, beforeAll } from 'vitest'
 import { testCredentials } from './store/credentials.js'
 import { pgliteHouse, type SqlHouse } from './store/houses.js'
 import { testRecords } from './store/records.js'
+import { testResponders } from './store/responders.js'
 import { testRevocations } from './store/revocations.js'
 import { testTasks } from './store/tasks.js'
 import { testWalk } from './store/walk.js'
@@ -17,5 +18,6 @@ const make = () => house.make()
 testTasks('PGlite', make)
 testCredentials('PGlite', make)
 testRevocations('PGlite', make)
+testResponders('PGlite', make)
 testRecords('PGlite', make)
 testWalk('PGlite', make, 20)

@@ -166,7 +166,7 @@ describe('the walk in and out', () => {
     await ci.opened({ subject_token: await house.agentAssertion() })
     const medium = house.signal({ ...event, id: 'evt-2', severity: 'medium', subject: { identity: agent } })
     expect((await supertest(house.http).post('/v1/signals').set(medium.headers).send(medium.text)).status).toBe(202)
-    expect((await ci.open({ subject_token: await house.agentAssertion() })).body).toMatchObject({ code: 'policy_denied', reason: 'denied_marker' })
+    expect((await ci.open({ subject_token: await house.agentAssertion() })).body).toMatchObject({ code: 'policy_denied', reason: 'quarantined' })
     await house.advance(601)
     expect((await ci.open({ subject_token: await house.agentAssertion() })).status).toBe(201)
   })

@@ -15,6 +15,7 @@ import { testCredentials } from '../conformance/store/credentials.js'
 import { active, context, grantFor, mark, minted, openTask, operator, pending, sealed } from '../conformance/store/fixtures.js'
 import { emptied, houseOver, MIGRATIONS, quiet, type SqlHouse } from '../conformance/store/houses.js'
 import { testRecords } from '../conformance/store/records.js'
+import { testResponders } from '../conformance/store/responders.js'
 import { testRevocations } from '../conformance/store/revocations.js'
 import { testTasks } from '../conformance/store/tasks.js'
 import { testWalk } from '../conformance/store/walk.js'
@@ -40,6 +41,7 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
   testTasks('PostgreSQL', make)
   testCredentials('PostgreSQL', make)
   testRevocations('PostgreSQL', make)
+  testResponders('PostgreSQL', make)
   testRecords('PostgreSQL', make)
   testWalk('PostgreSQL', make, 25)
 

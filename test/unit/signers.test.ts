@@ -6,7 +6,8 @@ import { describe, expect, test } from 'vitest'
 import { CurfewError } from '../../src/domain/errors.js'
 import { byBroker } from '../../src/domain/revocation.js'
 import { Secret } from '../../src/domain/secret.js'
-import type { Context, KeyStore, SealedKey } from '../../src/ports.js'
+import type { Context, KeyStore } from '../../src/ports.js'
+import type { SealedKey } from '../../src/domain/signing-key.js'
 import type { DataKeyWrapper } from '../../src/signers/envelope.js'
 import { type LoadedSigner, openRing } from '../../src/signers/key-ring.js'
 import { listKeys, rotateKeys } from '../../src/signers/keys.js'
@@ -15,7 +16,7 @@ import { loadTransitSigner, type TransitKey, transitWrapper } from '../../src/si
 
 const T0 = Date.UTC(2026, 10, 24, 12)
 const context: Context = { requestId: null, actor: byBroker('test') }
-const RETAIN = { access: 3_600, task: 21_600 }
+const RETAIN = { access: 3_600, task: 21_600, receipt: 86_400 }
 
 /** A key store by the rules of the port, with hands on its clock. */
 function keyStore() {
@@ -112,10 +113,11 @@ describe.each(ways)('the %s signer', (_, way) => {
     expect(listKeys(signer).map(k => [k.keyClass, k.alg, k.state])).toEqual([
       ['access', 'ES256', 'current'],
       ['access', 'RS256', 'current'],
+      ['receipt', 'ES256', 'current'],
       ['task', 'ES256', 'current'],
     ])
     for (const row of store.rows()) expect(row.kid).toBe(await calculateJwkThumbprint(row.publicJwk))
-    expect(new Set(store.rows().map(r => r.kid)).size).toBe(3)
+    expect(new Set(store.rows().map(r => r.kid)).size).toBe(4)
     signer.close()
   })
 
@@ -147,7 +149,7 @@ describe.each(ways)('the %s signer', (_, way) => {
     const store = keyStore()
     const [a, b] = await Promise.all([load(store), load(store)])
     const c = await load(store)
-    expect(store.rows()).toHaveLength(3)
+    expect(store.rows()).toHaveLength(4)
     const kids = (s: LoadedSigner) => listKeys(s).map(k => k.kid)
     expect(kids(b as LoadedSigner)).toEqual(kids(a as LoadedSigner))
     expect(kids(c)).toEqual(kids(a as LoadedSigner))

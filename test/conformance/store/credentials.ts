@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest'
 import type { Credential, Probe } from '../../../src/domain/credential.js'
 import { newId } from '../../../src/domain/ids.js'
+import type { Selector } from '../../../src/domain/revocation.js'
 import { Secret } from '../../../src/domain/secret.js'
 import type { Store } from '../../../src/ports.js'
 import {
@@ -19,6 +20,7 @@ import {
   operator,
   pending,
   permit,
+  quarantine,
   sealed,
 } from './fixtures.js'
 
@@ -217,22 +219,22 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
             ['credential', c.id],
             ['all', '*'],
           ] as const) {
-            await store.revocations.deny({ kind, key, seconds: 5, message: null }, context)
-            await expect(make(store, task), kind).rejects.toMatchObject({ code: 'policy_denied', facts: { reason: 'denied_marker' } })
+            await quarantine(store, { kind, key } as Selector, 5)
+            await expect(make(store, task), kind).rejects.toMatchObject({ code: 'policy_denied', facts: { reason: 'quarantined' } })
             await advance(6)
             await make(store, task)
           }
-          await store.revocations.deny({ kind: 'identity', key: 'another', seconds: 60, message: null }, context)
+          await quarantine(store, { kind: 'identity', key: 'another' } as Selector, 60)
           await make(store, task)
         })
 
         it('a marker is never shortened by a later one (P14)', async () => {
           const { store, advance } = await makeStore()
           const task = await openTask(store)
-          await store.revocations.deny({ kind: 'identity', key: task.attestation.identity, seconds: 600, message: null }, context)
-          await store.revocations.deny({ kind: 'identity', key: task.attestation.identity, seconds: 1, message: null }, context)
+          await quarantine(store, { kind: 'identity', key: task.attestation.identity } as Selector, 600)
+          await quarantine(store, { kind: 'identity', key: task.attestation.identity } as Selector, 1)
           await advance(10)
-          await expect(make(store, task)).rejects.toMatchObject({ facts: { reason: 'denied_marker' } })
+          await expect(make(store, task)).rejects.toMatchObject({ facts: { reason: 'quarantined' } })
         })
 
         it('an `iat` at or before a cut-off of its capability, and takes a later one', async () => {

@@ -2,6 +2,7 @@
 import type { Capability, RevocationClass } from '../../../src/domain/capability.js'
 import { type Decision, Grant } from '../../../src/domain/decision.js'
 import { namedId, newId, type PolicyId } from '../../../src/domain/ids.js'
+import type { Selector } from '../../../src/domain/revocation.js'
 import { Secret } from '../../../src/domain/secret.js'
 import type { NewTask, Task, TaskAttestation } from '../../../src/domain/task.js'
 import type { Mark } from '../../../src/domain/workload.js'
@@ -19,6 +20,10 @@ export type MakeStore = () => Promise<StoreHouse>
 export const DIGEST = 'pol_00000000000000000000000000' as PolicyId
 export const context: Context = { requestId: 'req-1', actor: { kind: 'workload', id: 'test' } }
 export const operator = { kind: 'operator' as const, id: 'opr_test' }
+
+/** Denies new credentials to one scope. */
+export const quarantine = (store: Store, selector: Selector, seconds: number, message: string | null = null) =>
+  store.quarantines.set({ id: newId('quarantine'), selector, seconds, message }, { requestId: null, actor: operator })
 export const later = (at: Date, seconds: number) => new Date(at.getTime() + seconds * 1000)
 export const sealed = (digest: string) => `sealed:${digest}`
 export const errorCode = (code: string, reason?: string) => ({ name: 'CurfewError', code, facts: reason === undefined ? expectAny : { ...expectAny, reason } })

@@ -2,7 +2,8 @@
 import { describe, expect, it } from 'vitest'
 import { newId } from '../../../src/domain/ids.js'
 import type { NewSignal } from '../../../src/domain/signal.js'
-import type { SealedKey, Store } from '../../../src/ports.js'
+import type { SealedKey } from '../../../src/domain/signing-key.js'
+import type { Store } from '../../../src/ports.js'
 import { context, later, type MakeStore, mark, newTask, permit, unique } from './fixtures.js'
 
 export function testRecords(name: string, makeStore: MakeStore): void {

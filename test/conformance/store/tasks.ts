@@ -1,7 +1,8 @@
 /** The suite of TaskStore. */
 import { describe, expect, it } from 'vitest'
 import { newId } from '../../../src/domain/ids.js'
-import { attestation, childOf, context, later, type MakeStore, mark, newTask, openTask, operator, permit } from './fixtures.js'
+import type { Selector } from '../../../src/domain/revocation.js'
+import { attestation, childOf, context, later, type MakeStore, mark, newTask, openTask, operator, permit, quarantine } from './fixtures.js'
 
 export function testTasks(name: string, makeStore: MakeStore): void {
   describe(`tasks in ${name}`, () => {
@@ -114,9 +115,9 @@ export function testTasks(name: string, makeStore: MakeStore): void {
             all: { kind: 'all' as const, key: '*' },
             capability: { kind: 'capability' as const, key: 'db/orders-ro' },
           }[what]
-          await store.revocations.deny({ ...marker, seconds: 60, message: 'looks wrong' }, context)
+          await quarantine(store, marker as Selector, 60, 'looks wrong')
           const evidence = mark(store)
-          await expect(store.tasks.open(task, [], [evidence], context)).rejects.toMatchObject({ code: 'policy_denied', facts: { reason: 'denied_marker' } })
+          await expect(store.tasks.open(task, [], [evidence], context)).rejects.toMatchObject({ code: 'policy_denied', facts: { reason: 'quarantined' } })
           expect(await store.replay.seen(evidence)).toBe(false)
           expect(await store.tasks.get(task.id)).toBeNull()
           await advance(61)

@@ -1,5 +1,6 @@
 /** Many issues in one transaction: each passes or is refused by itself, whatever becomes of the others. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import type { Selector } from '../../../src/domain/revocation.js'
 import type { CredentialStore, Store } from '../../../src/ports.js'
 import { credentialStore } from '../../../src/store/credentials.js'
 import { groupCommit } from '../../../src/store/group-commit.js'
@@ -7,7 +8,7 @@ import { migrate, readMigrations } from '../../../src/store/migrate.js'
 import { storeOver } from '../../../src/store/open.js'
 import { pgliteDriver } from '../../../src/store/pglite.js'
 import { type Driver, type Sql, sqlOver } from '../../../src/store/sql.js'
-import { childOf, context, grantFor, mark, minted, newTask, openTask, operator, permit, sealed } from '../../conformance/store/fixtures.js'
+import { childOf, context, grantFor, mark, minted, newTask, openTask, operator, permit, quarantine, sealed } from '../../conformance/store/fixtures.js'
 import { emptied, MIGRATIONS, quiet } from '../../conformance/store/houses.js'
 
 interface Hands {
@@ -80,7 +81,7 @@ describe('group commit', () => {
     const ended = await openTask(store)
     await store.revocations.commit({ kind: 'task', key: ended.id }, 'completed', { actor: operator })
     const barred = await openTask(store)
-    await store.revocations.deny({ kind: 'identity', key: barred.attestation.identity, seconds: 60, message: null }, context)
+    await quarantine(store, { kind: 'identity', key: barred.attestation.identity } as Selector, 60)
     const used = mark(store)
     await store.replay.claim([used])
     const spared = mark(store, { namespace: 'dpop:spared' })
@@ -111,7 +112,7 @@ describe('group commit', () => {
     expect(results.map(r => (r.status === 'fulfilled' ? 'made' : `${r.reason.code} ${r.reason.facts.reason}`))).toEqual([
       'made',
       'task_ended completed',
-      'policy_denied denied_marker',
+      'policy_denied quarantined',
       'attestation_refused replayed',
       'made',
       'attestation_refused replayed',
