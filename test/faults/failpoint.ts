@@ -1,17 +1,24 @@
 /** Owns the armed failpoints of a fault run: resolved in the place of src/failpoint.ts under `--conditions=curfew-faults`, and never otherwise. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FAILPOINTS, type Failpoint } from '../../src/failpoint.js'
+import { breakFence } from './broken.js'
 
 export { FAILPOINTS, type Failpoint }
 
-/** `CURFEW_FAILPOINT=issue.4b=kill`: kill (no goodbye), stop (the process sleeps until SIGCONT), throw, or delay:<ms>. */
+/** `CURFEW_FAILPOINT=issue.4b=kill`: kill (no goodbye), stop (the process sleeps until SIGCONT, once), throw, or delay:<ms>. */
 const [at, how] = (process.env.CURFEW_FAILPOINT ?? '').split('=')
+let hasSlept = false
+
+if (process.env.CURFEW_BREAK === 'version-fence') breakFence()
 
 export async function fp(here: Failpoint): Promise<void> {
   if (here !== at || how === undefined) return
   if (how === 'kill') process.kill(process.pid, 'SIGKILL')
-  else if (how === 'stop') process.kill(process.pid, 'SIGSTOP')
-  else if (how === 'throw') throw new Error(`failpoint ${here}`)
+  else if (how === 'stop') {
+    if (hasSlept) return
+    hasSlept = true
+    process.kill(process.pid, 'SIGSTOP')
+  } else if (how === 'throw') throw new Error(`failpoint ${here}`)
   else await sleep(Number(how.split(':')[1] ?? 1_000))
   // A signal to oneself is delivered before anything else of ours runs, but not before this call returns.
   if (how === 'kill') await new Promise(() => {})

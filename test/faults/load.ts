@@ -1,0 +1,94 @@
+/** Owns the load of a run: clients whose sequence of acts follows from a seed, and the ending of what they still hold. */
+import { createHash } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Clients, clientsOf, type Entry, type Ledger, startProber } from './ledger.js'
+import type { Case } from './report.js'
+import type { Endpoint, World } from './world.js'
+
+export type Random = () => number
+
+/** The same seed, the same numbers; derived ones do not depend on how many were drawn before. */
+export function randomOf(...seed: readonly (string | number)[]): Random {
+  let state = createHash('sha256').update(seed.join('.')).digest().readUInt32BE()
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let t = Math.imul(state ^ (state >>> 15), 1 | state)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296
+  }
+}
+
+export function shuffled<T>(items: readonly T[], seed: number): T[] {
+  const random = randomOf('shuffle', seed)
+  return items
+    .map(item => ({ item, at: random() }))
+    .sort((a, b) => a.at - b.at)
+    .map(({ item }) => item)
+}
+
+export const pick = <T>(random: Random, items: readonly T[]): T => items[Math.floor(random() * items.length)] as T
+
+/** In production 5 s. */
+export const LOAD_SWEEP_MS = 1_000
+
+export interface Loaded {
+  readonly clients: Clients
+  /** Ends what is still held, over and over until it is acknowledged. */
+  closeOut(): Promise<void>
+}
+
+/** One client: a task, a credential, a while, one of the ways to end it; and again, until it is called off. */
+async function live(clients: Clients, random: Random, goesOn: () => boolean): Promise<void> {
+  while (goesOn()) {
+    const held = await clients.open()
+    if (!held) {
+      await sleep(100)
+      continue
+    }
+    await clients.issue(held, random() < 0.5 ? 'jwt' : 'db')
+    await sleep(random() * 200)
+    const end = pick(random, ['complete', 'revoke', 'signal'] as const)
+    if (held.credential || end === 'complete') await clients[end](held)
+  }
+}
+
+async function endAll(clients: Clients, ledger: Ledger): Promise<void> {
+  for (const held of ledger.held) {
+    for (const until = performance.now() + 20_000; held.refusedFrom === null && performance.now() < until; ) {
+      if ((await clients.complete(held)).subject === null) await sleep(200)
+    }
+  }
+}
+
+/** Load with a prober beside it while `during` happens; afterwards everything is healed, ended, at rest and judged. */
+export async function underLoad(
+  world: World,
+  c: Case,
+  at: Endpoint,
+  options: { seed: number; width?: number; during: (clients: Clients) => Promise<void>; heal?: () => Promise<void> },
+): Promise<{ readonly slowestMs: number; readonly rows: number; readonly acts: number; readonly failed: readonly Entry[] }> {
+  const clients = clientsOf(world, at, c.ledger, LOAD_SWEEP_MS)
+  const prober = startProber(clients, c.ledger)
+  let isOver = false
+  const running = Array.from({ length: options.width ?? 4 }, (_, i) => live(clients, randomOf('client', options.seed, i), () => !isOver))
+  try {
+    await options.during(clients)
+  } finally {
+    isOver = true
+    await options.heal?.()
+    await Promise.all(running)
+  }
+  const acts = c.ledger.entries.length
+  const failed = c.ledger.entries.filter(e => e.subject === null)
+  await endAll(clients, c.ledger)
+  await sleep(300)
+  await prober.stop()
+  return { ...(await c.judge()), acts, failed }
+}
+
+/** For a case's line: how the acts went. */
+export const tally = ({ acts, failed }: { acts: number; failed: readonly Entry[] }): string => {
+  const kinds = new Map<string, number>()
+  for (const e of failed) kinds.set(e.status === 0 ? 'silence' : String(e.status), (kinds.get(e.status === 0 ? 'silence' : String(e.status)) ?? 0) + 1)
+  return `${acts} acts, ${failed.length === 0 ? 'all acknowledged' : `${acts - failed.length} acknowledged, ${[...kinds].map(([k, n]) => `${n} ${k}`).join(', ')}`}`
+}

@@ -1,0 +1,77 @@
+/** Owns what exists at Vault and at the target under our name, asked with Vault's root token and the target's superuser. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { dashed } from '../../src/domain/ids.js'
+import type { World } from './world.js'
+
+export interface Thing {
+  readonly kind: 'lease' | 'role' | 'token'
+  /** Lease id, role name, or the credential that the token's metadata names. */
+  readonly id: string
+}
+export const text = (thing: Thing) => `${thing.kind} ${thing.id}`
+
+/** A listing that failed is no empty listing: everything but 200 and Vault's "nothing there" throws. */
+export async function askVault(world: World, method: string, path: string, absent: readonly number[], body?: object) {
+  const answer = await fetch(`${world.vault.address}/v1/${path}`, {
+    method,
+    headers: { 'X-Vault-Token': world.vault.rootToken },
+    ...(body ? { body: JSON.stringify(body) } : {}),
+  })
+  if (answer.status === 204) return {}
+  if (answer.status === 200) return ((await answer.json()) as { data?: Record<string, unknown> }).data ?? {}
+  if (absent.includes(answer.status)) return null
+  throw new Error(`Vault answered ${answer.status} to ${method} ${path}`)
+}
+
+export async function listAccessors(world: World): Promise<{ accessor: string; data: Record<string, unknown> | null }[]> {
+  const keys = ((await askVault(world, 'LIST', 'auth/token/accessors', []))?.keys ?? []) as string[]
+  return Promise.all(
+    keys.map(async accessor => ({ accessor, data: await askVault(world, 'POST', 'auth/token/lookup-accessor', [400, 403, 404], { accessor }) })),
+  )
+}
+
+export async function upstream(world: World): Promise<Thing[]> {
+  const things: Thing[] = []
+  const leases = ((await askVault(world, 'LIST', 'sys/leases/lookup/database/creds/orders-ro', [404]))?.keys ?? []) as string[]
+  for (const key of leases) things.push({ kind: 'lease', id: `database/creds/orders-ro/${key}` })
+  for (const { accessor, data } of await listAccessors(world)) {
+    const meta = (data?.meta ?? {}) as Record<string, string>
+    // Listed and not readable is on its way out; until no listing shows it, it counts as there.
+    if (!data) things.push({ kind: 'token', id: `unreadable ${accessor}` })
+    else if (meta.curfew) things.push({ kind: 'token', id: meta.credential_id ?? 'unnamed' })
+  }
+  const roles = await world.rows<{ rolname: string }>('target', `select rolname from pg_roles where rolname like 'curfew\\_crd%'`)
+  for (const { rolname } of roles) things.push({ kind: 'role', id: rolname })
+  return things
+}
+
+interface Known {
+  readonly id: string
+  readonly state: string
+  readonly handle: { readonly leaseId?: string; readonly role?: string; readonly accessor?: string } | null
+}
+
+/** What no row answers for. A row that is still being ended answers for what it holds, unless everything is at rest: then only `active` does. */
+export async function orphans(world: World, options: { atRest?: boolean; strict?: ReadonlySet<string> } = {}): Promise<Thing[]> {
+  const things = await upstream(world)
+  const states = options.atRest ? ['active'] : ['pending', 'active', 'revoking', 'stuck']
+  const rows = await world.rows<Known>('store', 'select id, state, handle from curfew.credentials where state = any($1::text[])', [states])
+  const known = new Set(rows.flatMap(r => [`token ${r.id}`, `lease ${r.handle?.leaseId}`, `role curfew_${dashed(r.id as never)}`.toLowerCase()]))
+  // A lease has no name of ours: one whose answer was lost may be of any row that waits for a listing.
+  const mayHoldUnrecorded = rows.some(r => r.handle?.accessor !== undefined && r.handle.leaseId === undefined)
+  return things.filter(
+    t =>
+      options.strict?.has(text(t)) ||
+      !(known.has(text(t)) || (t.kind === 'lease' && mayHoldUnrecorded) || (t.kind === 'role' && known.has(text(t).toLowerCase()))),
+  )
+}
+
+export async function clearedWithin(world: World, options: Parameters<typeof orphans>[1], ms: number): Promise<{ left: Thing[]; took: number }> {
+  const since = performance.now()
+  for (;;) {
+    const left = await orphans(world, options)
+    const took = performance.now() - since
+    if (left.length === 0 || took > ms) return { left, took }
+    await sleep(200)
+  }
+}
