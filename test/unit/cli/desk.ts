@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { exportJWK, generateKeyPair, SignJWT } from 'jose'
+import type { Io } from '../../../src/cli/output.js'
 import { run } from '../../../src/cli/program.js'
 import { newOperatorToken } from '../../../src/domain/operator-token.js'
 import { type FakeBroker, fakeBroker } from './fake-broker.js'
@@ -28,7 +29,7 @@ export interface Started {
 }
 
 /** The program in this process, with its output caught. */
-export async function typed(argv: readonly string[], env: Parameters<typeof run>[1]['env']): Promise<Typed> {
+export async function typed(argv: readonly string[], env: Io['env'], more: Partial<Io> = {}): Promise<Typed> {
   let out = ''
   let err = ''
   const exit = await run(argv, {
@@ -40,9 +41,19 @@ export async function typed(argv: readonly string[], env: Parameters<typeof run>
       err += text
     },
     colour: false,
+    ...more,
   })
   return { exit, out, err }
 }
+
+/** What stands on standard input, without a person. */
+export const piped = (text: string): Partial<Io> => ({ input: { terminal: false, text: async () => text, line: async () => text } })
+
+/** A person at a terminal, who answers so. */
+export const person = (answer: string | null): Partial<Io> => ({
+  input: { terminal: true, text: async () => answer ?? '', line: async () => answer },
+  watched: true,
+})
 
 export interface Desk {
   readonly broker: FakeBroker
@@ -52,6 +63,7 @@ export interface Desk {
   readonly evidenceFile: string
   env: Record<string, string | undefined>
   type(...argv: string[]): Promise<Typed>
+  typeWith(more: Partial<Io>, ...argv: string[]): Promise<Typed>
   /** A real process, without a terminal. */
   start(argv: readonly string[], env?: Record<string, string>): Started
   evidence(claims?: Record<string, unknown>): Promise<string>
@@ -82,6 +94,7 @@ export async function desk(): Promise<Desk> {
     evidenceFile,
     env: { HOME: home, PATH: process.env.PATH, CURFEW_URL: broker.url },
     type: (...argv) => typed(argv, here.env),
+    typeWith: (more, ...argv) => typed(argv, here.env, more),
     start(argv, env = {}) {
       if (!existsSync(ENTRY)) throw new Error('the command line is not compiled: npm run build')
       const child = spawn(process.execPath, [ENTRY, ...argv], {
@@ -114,6 +127,31 @@ export async function desk(): Promise<Desk> {
     },
   }
   return here
+}
+
+/** A receipt's claims as the contract has them; `credentials` are counts, all else is not yet. */
+export function claims(credentials: Partial<Record<'selected' | 'revoked' | 'revoking' | 'stuck', number>>, more: Record<string, unknown> = {}) {
+  return {
+    iss: 'https://curfew.example',
+    iat: 1_795_514_764,
+    jti: 'rcp_0',
+    sub: 'rev_0',
+    selector: {},
+    reason: 'requested',
+    message: null,
+    actor: { kind: 'operator', id: 'opr_1' },
+    seq: 88_121,
+    refused_since: '2026-11-24T10:06:02.113Z',
+    tasks: 0,
+    credentials: { selected: 0, revoked: 0, revoking: 0, stuck: 0, ...credentials },
+    probed: {},
+    not_probed: 0,
+    guards: { applied: 0, of: 0 },
+    exposed: [],
+    exposed_until: null,
+    final: false,
+    ...more,
+  }
 }
 
 export async function until(what: () => boolean, ms = 10_000): Promise<void> {

@@ -3,6 +3,7 @@ import { createHash, createHmac, randomBytes } from 'node:crypto'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { calculateJwkThumbprint, decodeJwt, EmbeddedJWK, type JWK, jwtVerify } from 'jose'
+import { type FakeResponder, fakeResponder } from './fake-responder.js'
 
 export interface Seen {
   readonly method: string
@@ -63,6 +64,8 @@ export interface FakeBroker {
   readonly faults: Fault[]
   readonly operatorToken: string
   readonly signalSecret: string
+  readonly signals: Map<string, Record<string, unknown>>
+  readonly responder: FakeResponder
   /** Public URL: what the metadata says, and what every `htu` must be. */
   issuer: string
   /** Milliseconds from `revoking` to `revoked`; null: never. */
@@ -133,6 +136,14 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
   const strict = (body: Record<string, unknown>, known: readonly string[]) => {
     for (const name of Object.keys(body))
       if (!known.includes(name)) refuse(400, 'malformed', 'this field is not known here', { reason: 'unknown_field', field: name })
+  }
+
+  const jsonOf = (seen: Seen, known: readonly string[]): Record<string, unknown> => {
+    if (!String(seen.headers['content-type']).startsWith('application/json'))
+      refuse(415, 'malformed', 'the body must be application/json', { reason: 'media_type' })
+    const body = JSON.parse(seen.text) as Record<string, unknown>
+    strict(body, known)
+    return body
   }
 
   function deny(capability: string, identity: string): never {
@@ -270,13 +281,7 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
 
   async function answer(seen: Seen): Promise<{ status: number; body?: unknown }> {
     const { method, path } = seen
-    const json = (known: readonly string[]): Record<string, unknown> => {
-      if (!String(seen.headers['content-type']).startsWith('application/json'))
-        refuse(415, 'malformed', 'the body must be application/json', { reason: 'media_type' })
-      const body = JSON.parse(seen.text) as Record<string, unknown>
-      strict(body, known)
-      return body
-    }
+    const json = (known: readonly string[]) => jsonOf(seen, known)
     if (path === '/.well-known/oauth-authorization-server')
       return { status: 200, body: { issuer: broker.issuer, token_endpoint: `${broker.issuer}/oauth2/token` } }
     if (method === 'POST' && path === '/v1/tasks') {
@@ -380,18 +385,11 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       const body = json(['subject_token', 'subject_token_type', 'capability', 'ttl_seconds', 'purpose', 'labels'])
       return { status: 200, body: { decision: explained(String(body.capability), evidence(body.subject_token)) } }
     }
-    if (method === 'POST' && path === '/v1/revocations') {
-      operator(seen)
-      const body = json(['selector', 'reason', 'message'])
-      const selector = body.selector as { credential?: string; task?: string; identity?: string }
-      const hit = [...broker.credentials.values()].filter(c => c.id === selector.credential || c.task === selector.task || c.identity === selector.identity)
-      const tasks = [...broker.tasks.values()].filter(t => t.view.id === selector.task)
-      if (hit.length === 0 && tasks.length === 0 && selector.identity === undefined) return refuse(404, 'not_found', 'no such thing')
-      return { status: 202, body: { revocation: { ...end(hit, tasks, 'requested', 'revoked'), message: body.reason } } }
-    }
+    const responded = await broker.responder.answer(seen)
+    if (responded) return responded
     if (path === '/v1/signals' && method === 'GET') {
       operator(seen)
-      return { status: 200, body: { signals: [...signals.values()] } }
+      return { status: 200, body: { signals: [...signals.values()].filter(s => seen.query.held !== 'true' || s.held) } }
     }
     if (path === '/v1/signals') {
       const body = json(['id', 'type', 'severity', 'subject', 'occurred_at', 'detail'])
@@ -467,6 +465,26 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
     faults: [],
     operatorToken: options.operatorToken ?? '',
     signalSecret: 'the-secret-of-the-source',
+    signals,
+    responder: await fakeResponder({
+      issuer: () => broker.issuer,
+      get credentials() {
+        return broker.credentials
+      },
+      signals,
+      revocations,
+      tasks: () => [...broker.tasks.values()].map(t => t.view),
+      end: (credentials, taskIds) =>
+        end(
+          credentials,
+          [...broker.tasks.values()].filter(t => taskIds.includes(t.view.id)),
+          'requested',
+          'revoked',
+        ),
+      operator,
+      json: jsonOf,
+      refuse,
+    }),
     issuer: options.issuer ?? 'https://curfew.example',
     deadAfterMs: 30,
     offers: new Map([

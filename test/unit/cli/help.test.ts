@@ -19,11 +19,21 @@ const COMMANDS = [
   ['complete'],
   ['list'],
   ['show'],
+  ['find'],
   ['revoke'],
+  ['quarantine'],
+  ['quarantine', 'set'],
+  ['quarantine', 'list'],
+  ['quarantine', 'lift'],
+  ['receipt'],
+  ['receipt', 'show'],
+  ['receipt', 'verify'],
   ['signal'],
   ['signal', 'send'],
   ['signal', 'list'],
   ['signal', 'show'],
+  ['signal', 'approve'],
+  ['signal', 'dismiss'],
   ['doctor'],
   ['migrate'],
   ['config'],
@@ -47,9 +57,14 @@ describe('--help', () => {
     // An example is copied whole, never wrapped.
     expect(lines.filter(l => l.length > 100 && !l.startsWith('  $ '))).toEqual([])
     // Groups of commands leave the example to their members.
-    const group = words.length === 1 && ['signal', 'config', 'keys', 'operator'].includes(words[0] as string)
+    const group = words.length === 1 && ['quarantine', 'receipt', 'signal', 'config', 'keys', 'operator'].includes(words[0] as string)
     expect(lines.filter(l => l.startsWith('  $ '))).toHaveLength(group ? 0 : 1)
     expect(out).toMatchSnapshot()
+  })
+
+  test('`help revoke` is `revoke --help`, and `help` alone the list of commands', async () => {
+    expect(await typed(['help', 'revoke'], {})).toEqual(await help('revoke'))
+    expect(await typed(['help'], {})).toEqual(await help())
   })
 
   test('no arguments at all is a usage error that shows the commands', async () => {

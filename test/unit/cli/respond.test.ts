@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { type Desk, desk } from './desk.js'
+import { claims, type Desk, desk } from './desk.js'
 
 let at: Desk
 beforeEach(async () => {
@@ -81,7 +81,7 @@ describe('curfew revoke', () => {
     const { credential } = await issued()
     const { exit, out, err } = await at.type('revoke', '--credential', credential, '--reason', 'INC-204')
     expect(exit).toBe(0)
-    expect(err).toMatch(/^refused since \d\d:\d\d:\d\d\.\d\d\dZ, rev_\w+\n$/)
+    expect(err).toMatch(/^refused since \d\d:\d\d:\d\d\.\d\d\dZ, rev_\w+\nreceipt (rcp_\w+): curfew receipt show \1\n$/)
     expect(out).toBe('confirmed dead 1/1\n')
     expect(at.broker.credentials.get(credential)?.state).toBe('revoked')
     expect(JSON.parse(at.broker.seen.find(s => s.path === '/v1/revocations')?.text as string)).toEqual({ selector: { credential }, reason: 'INC-204' })
@@ -94,7 +94,7 @@ describe('curfew revoke', () => {
     expect((await at.type('revoke', '--task', task, '--reason', 'r')).out).toBe('confirmed dead 1/1, 1 task ended\n')
     await issued()
     await issued()
-    const all = await at.type('revoke', '--identity', 'github:repository_id=456789', '--reason', 'r', '--json')
+    const all = await at.type('revoke', '--identity', 'github:repository_id=456789', '--now', '--reason', 'r', '--json')
     expect(all.exit).toBe(0)
     expect(JSON.parse(all.out)).toMatchObject({ confirmed_dead: 2, revoking: 0, stuck: 0, not_confirmed: [] })
   })
@@ -136,19 +136,61 @@ describe('curfew revoke', () => {
       status: 202,
       body: { revocation: { id: 'rev_0', reason: 'requested', refused_since: new Date().toISOString(), credentials: 0, tasks: 0 } },
     })
-    at.broker.faults.push({
-      when: s => s.path === '/v1/revocations/rev_0',
-      times: 9,
-      status: 200,
-      body: { revocation: { id: 'rev_0' }, credentials: { revoking: 0, stuck: 0, revoked: 0 } },
-    })
-    const { exit, out } = await at.type('revoke', '--identity', 'github:repository_id=456789', '--reason', 'r', '--wait', '1s')
+    at.broker.faults.push({ when: s => s.path === '/v1/receipts/rev_0', times: 99, status: 200, body: { claims: claims({ selected: 1 }) } })
+    const { exit, out } = await at.type('revoke', '--identity', 'github:repository_id=456789', '--now', '--reason', 'r', '--wait', '1s')
     expect(exit).toBe(10)
     expect(out).toContain(`${row?.id} active`)
   })
 
   test('an unknown task is exit 6', async () => {
     expect((await at.type('revoke', '--task', 'tsk_0', '--reason', 'r')).exit).toBe(6)
+  })
+})
+
+describe('curfew list by selectors', () => {
+  test('what a list cannot be narrowed by is named, and nothing is asked', async () => {
+    const { exit, err } = await at.type('list', '--owner', '@orders', '--label', 'team=data', '--task', 'tsk_1')
+    expect(exit).toBe(2)
+    expect(err).toContain('a list cannot be narrowed by --owner, --label, only by --task, --identity, --capability and --state')
+    expect(at.broker.seen).toEqual([])
+  })
+})
+
+describe('curfew signal approve, dismiss', () => {
+  const held = (id: string) =>
+    at.broker.signals.set(id, {
+      id,
+      source: 'edr',
+      type: 'device.lost',
+      severity: 'high',
+      subject: { identity: 'a:b' },
+      received_at: '2026-11-24T10:00:00.000Z',
+      rule: 'high-revokes',
+      act: { kind: 'revoke' },
+      revocation: null,
+      held: { credentials: 900 },
+      handled_at: null,
+    })
+
+  test('what waits for a person is listed, looked at, and let go or not', async () => {
+    const [one, two] = [`sig_${'1'.repeat(26)}`, `sig_${'2'.repeat(26)}`]
+    held(one)
+    held(two)
+    expect((await at.type('signal', 'list', '--held', '-o', 'name')).out).toBe(`${one}\n${two}\n`)
+    expect((await at.type('signal', 'show', one)).out).toMatch(/held +\{"credentials":900\}/)
+    const approved = await at.type('signal', 'approve', one.toUpperCase(), '--reason', 'INC-204')
+    expect(approved.exit).toBe(0)
+    expect(approved.err).toMatch(/^approved: curfew receipt show rev_\w+\n$/)
+    expect(JSON.parse(at.broker.seen.at(-1)?.text as string)).toEqual({ reason: 'INC-204' })
+    const dismissed = await at.type('signal', 'dismiss', two, '--reason', 'a drill', '--json')
+    expect(JSON.parse(dismissed.out)).toMatchObject({ id: two, revocation: null, release_reason: 'a drill' })
+    expect(await at.type('signal', 'list', '--held')).toMatchObject({ exit: 0, out: '', err: 'none\n' })
+  })
+
+  test('exit 2 without a reason or with another id, 6 for an unknown signal', async () => {
+    expect((await at.type('signal', 'approve', `sig_${'1'.repeat(26)}`)).exit).toBe(2)
+    expect((await at.type('signal', 'approve', `crd_${'1'.repeat(26)}`, '--reason', 'r')).exit).toBe(2)
+    expect((await at.type('signal', 'dismiss', `sig_${'1'.repeat(26)}`, '--reason', 'r')).exit).toBe(6)
   })
 })
 
