@@ -3,9 +3,12 @@ import { defineConfig } from 'vitest/config'
 /** What production reads compiled, tests read as it is written. */
 const alias = { '#failpoint': new URL('./src/failpoint.ts', import.meta.url).pathname }
 
+/** The models stop a verb at its failpoints, in the process that tests it. */
+const armed = { '#failpoint': new URL('./test/models/failpoint.ts', import.meta.url).pathname }
+
 /** One project a suite, so that each can be run, counted and reported alone. */
-const suite = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
-  resolve: { alias },
+const suite = (name: string, include: string[], extra: Record<string, unknown> = {}, at = alias) => ({
+  resolve: { alias: at },
   test: { name, include, environment: 'node' as const, testTimeout: 20_000, hookTimeout: 60_000, ...extra },
 })
 
@@ -19,7 +22,7 @@ export default defineConfig({
       suite('http', ['test/http/**/*.test.ts']),
       suite('conformance', ['test/conformance/**/*.test.ts']),
       suite('attack', ['test/attack/**/*.test.ts']),
-      suite('models', ['test/models/**/*.test.ts'], { testTimeout: 120_000 }),
+      suite('models', ['test/models/**/*.test.ts'], { testTimeout: 120_000 }, armed),
       suite('integration', ['test/integration/**/*.test.ts'], {
         testTimeout: 120_000,
         hookTimeout: 180_000,

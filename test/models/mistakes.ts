@@ -1,0 +1,59 @@
+/** Owns the seeded bugs of the models (security.md section 7): each puts a process together wrongly, and the twin must find it. */
+
+import type { Sql } from '../../src/store/sql.js'
+import type { Mistake } from './world.js'
+
+/** The handle is kept in the process until the credential is activated, both in one write: rule 2 turned round. */
+export const NAIVE: Mistake = ({ store, ...parts }) => {
+  const kept = new Map<string, object>()
+  return {
+    ...parts,
+    store: {
+      ...store,
+      credentials: {
+        ...store.credentials,
+        recordHandle: async (credential, handle) => {
+          kept.set(credential.id, handle)
+          return credential
+        },
+        settle: (credential, minted, context) =>
+          store.credentials.settle(credential, { ...minted, handle: { ...kept.get(credential.id), ...minted.handle } }, context),
+      },
+    },
+  }
+}
+
+/** Handle and activation are written blindly, whatever became of the row meanwhile. */
+export const noCas =
+  (sql: Sql): Mistake =>
+  ({ store, ...parts }) => ({
+    ...parts,
+    store: {
+      ...store,
+      credentials: {
+        ...store.credentials,
+        async recordHandle(credential, handle) {
+          await store.credentials.noteHandle(credential.id, handle)
+          return store.credentials.get(credential.id)
+        },
+        async settle(credential, minted, context) {
+          await store.credentials.noteHandle(credential.id, minted.handle)
+          await sql.query(`update curfew.credentials set state = 'active', version = version + 1 where id = $1`, [credential.id])
+          await store.audit.append({ kind: 'credential.issued', ...context, subject: credential.id, reason: null, data: {} })
+          return store.credentials.get(credential.id)
+        },
+      },
+    },
+  })
+
+/** A row whose read may be in flight is called dead as soon as its token is: without the waiting rule of section 3.4. */
+export const NOWAIT: Mistake = ({ engine, ...parts }) => ({
+  ...parts,
+  engine: {
+    ...engine,
+    async probe(credential, signal) {
+      const probe = await engine.probe(credential, signal)
+      return probe.outcome === 'waiting' ? { ...probe, outcome: 'dead' } : probe
+    },
+  },
+})
