@@ -41,6 +41,8 @@ async function search(twin: Twin, runs: number, { shrink = true, length = COMMAN
 }
 
 async function mustHold(twin: Twin, runs: number): Promise<void> {
+  // Where nothing can be issued at all, no walk has found anything worth keeping.
+  await runWalk(twin, stepsOf([['issue', 1]]))
   const { details, failing } = await search(twin, runs)
   if (!details.failed) return
   const found = String((details.errorInstance as Error | null)?.message ?? 'failed').split('\n')[0] as string
