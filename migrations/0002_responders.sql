@@ -56,12 +56,11 @@ drop table curfew.deny_markers;
 -- A rule that would end more than its cap: it waits for a person, with what it would have ended.
 alter table curfew.signals
   add column if not exists held jsonb,
-  add column if not exists released_by jsonb,
-  add column if not exists release_reason text,
+  add column if not exists verdict jsonb,
   add column if not exists quarantine text;
-drop index if exists curfew.signals_due;
-create index if not exists signals_due on curfew.signals (received_at) where act is not null and handled_at is null and held is null;
-create index if not exists signals_held on curfew.signals (received_at) where held is not null and handled_at is null;
+update curfew.signals set act = jsonb_set(act, '{kind}', '"quarantine"') where act->>'kind' = 'deny';
+update curfew.signals set act = act || '{"cap": 100}' where act->>'kind' = 'revoke';
+create index if not exists signals_held on curfew.signals (id) where held is not null and handled_at is null;
 
 -- Whose work a task below another does: the identities above it, nearest first, the principal last.
 alter table curfew.tasks add column if not exists actors jsonb not null default '[]';

@@ -155,6 +155,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     maxLive: z.int().min(1).max(1_000_000).default(1_000),
   })
 
+  const cap = z.int().min(1).max(1_000_000).default(100)
   const signals = z.strictObject({
     sources: z
       .array(
@@ -176,8 +177,12 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
           type: text(100).optional(),
           minSeverity: z.enum(['low', 'medium', 'high', 'critical']).default('low'),
           act: z.discriminatedUnion('kind', [
-            z.strictObject({ kind: z.literal('revoke') }),
-            z.strictObject({ kind: z.literal('deny'), seconds: seconds(10, 604_800) }),
+            /** Ends what is alive. More than `cap` credentials or tasks are not ended before a person has said so. */
+            z.strictObject({ kind: z.literal('revoke'), cap }),
+            /** Denies what is new. */
+            z.strictObject({ kind: z.literal('quarantine'), seconds: seconds(10, 604_800) }),
+            /** Gives the open tasks so many seconds more, or less if they end sooner anyway. */
+            z.strictObject({ kind: z.literal('shorten'), seconds: seconds(5, 86_400), cap }),
           ]),
         }),
       )

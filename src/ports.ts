@@ -13,7 +13,7 @@ import type { Outcome, Plan, Reach } from './domain/plan.js'
 import type { NewQuarantine, Quarantine } from './domain/quarantine.js'
 import type { Actor, FeedEntry, Reason, Revocation, Selector } from './domain/revocation.js'
 import type { Secret } from './domain/secret.js'
-import type { NewSignal, Signal, SignalAct } from './domain/signal.js'
+import type { NewSignal, Signal, SignalAct, SignalSubject, Verdict } from './domain/signal.js'
 import type { KeyClass, SealedKey, SigningAlg } from './domain/signing-key.js'
 import type { NewTask, Task, TaskAttestation, TaskFilter } from './domain/task.js'
 import type { Attestation, AttestorKind, Evidence, Mark } from './domain/workload.js'
@@ -127,6 +127,8 @@ export interface TaskStore {
   attest(id: TaskId, attestation: TaskAttestation, marks: readonly Mark[], context: Context): Promise<Task>
   /** Open tasks past their deadline, or silent too long: to be ended by one revocation each. */
   due(limit: number): Promise<readonly { id: TaskId; reason: 'deadline' | 'heartbeat_missed' }[]>
+  /** Open tasks of this subject and all below them end within so many seconds, or when they would have. Answers how many end sooner. */
+  shorten(subject: SignalSubject, seconds: number, context: Context): Promise<number>
 }
 
 export interface IntendOptions {
@@ -249,10 +251,15 @@ export interface SignalStore {
   /** Idempotent by source and event id: a repeat answers the first signal and `fresh: false`. */
   accept(signal: NewSignal, decided: { rule: string | null; act: SignalAct | null }, context: Context): Promise<{ signal: Signal; fresh: boolean }>
   get(id: SignalId): Promise<Signal | null>
-  list(limit: number): Promise<readonly Signal[]>
-  /** Accepted, a rule matched, not handled: for worker and sweep. */
+  /** Newest first; with `waiting` only those that are held for a person. */
+  list(limit: number, waiting?: boolean): Promise<readonly Signal[]>
+  /** Accepted, a rule matched, neither handled nor waiting: for worker and sweep. */
   due(limit: number): Promise<readonly Signal[]>
-  handled(id: SignalId, revocation: RevocationId | null): Promise<void>
+  handled(id: SignalId, did: { revocation: RevocationId | null; quarantine: QuarantineId | null }): Promise<void>
+  /** It would end this much, more than its rule may: nothing is done until somebody judges. */
+  hold(id: SignalId, reach: Reach): Promise<void>
+  /** Approved it is due again; dismissed it is handled and did nothing. The first word stands. Throws `not_found`, and `conflict` when it does not wait. */
+  judge(id: SignalId, verdict: Verdict, context: Context): Promise<Signal>
 }
 
 export interface OperatorStore {

@@ -239,7 +239,7 @@ function configOf(more: Record<string, unknown>[]): Record<string, unknown> {
       ],
       rules: [
         { name: 'high-revokes', source: 'edr', minSeverity: 'high', act: { kind: 'revoke' } },
-        { name: 'medium-denies', source: 'edr', minSeverity: 'medium', act: { kind: 'deny', seconds: 600 } },
+        { name: 'medium-denies', source: 'edr', minSeverity: 'medium', act: { kind: 'quarantine', seconds: 600 } },
       ],
     },
   }

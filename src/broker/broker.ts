@@ -2,6 +2,7 @@
 import type { CredentialId } from '../domain/ids.js'
 import type { Reason, Selector } from '../domain/revocation.js'
 import type { CommitOptions } from '../ports.js'
+import { delegate } from './delegate.js'
 import type { BrokerDeps } from './deps.js'
 import { destroy } from './destroy.js'
 import { exchange } from './exchange.js'
@@ -12,9 +13,11 @@ import { credentialOfHolder, endTask, giveBack, heartbeat } from './holder-acts.
 import { introspect } from './introspect.js'
 import { issue } from './issue.js'
 import { openTask } from './open-task.js'
+import { receipt } from './receipt.js'
 import { reconcile } from './reconcile.js'
+import { respond } from './respond.js'
 import { revoke } from './revoke.js'
-import { acceptSignal, handleSignal } from './signal.js'
+import { acceptSignal, handleSignal, judgeSignal } from './signal.js'
 import { sweep } from './sweep.js'
 
 type Bound<F> = F extends (deps: BrokerDeps, ...rest: infer A) => infer R ? (...rest: A) => R : never
@@ -26,6 +29,7 @@ export function createBroker(deps: BrokerDeps) {
     exchange: bind(exchange),
     recognizeHolder: bind(recognizeHolder),
     issue: bind(issue),
+    delegate: bind(delegate),
     heartbeat: bind(heartbeat),
     endTask: bind(endTask),
     credentialOfHolder: bind(credentialOfHolder),
@@ -33,7 +37,10 @@ export function createBroker(deps: BrokerDeps) {
     introspect: bind(introspect),
     explain: bind(explain),
     acceptSignal: bind(acceptSignal),
+    judgeSignal: bind(judgeSignal),
     revoke: (selector: Selector, reason: Reason, options: CommitOptions) => revoke(deps, selector, reason, options),
+    respond: bind(respond),
+    receipt: bind(receipt),
     expireDue: bind(expireDue),
     destroy: (id: CredentialId, version: number | null, signal: AbortSignal) => destroy(deps, id, version, signal),
     handleSignal: bind(handleSignal),

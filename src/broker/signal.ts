@@ -1,8 +1,8 @@
 /** Verb: a risk signal arrives. It is recorded once, matched by configuration, and acted on in the caller's process; it can only shorten. */
 import { CurfewError } from '../domain/errors.js'
-import { isId, newId, type SignalId } from '../domain/ids.js'
-import type { Revocation, Selector } from '../domain/revocation.js'
-import type { NewSignal, Signal, SignalSubject } from '../domain/signal.js'
+import { isId, newId, type QuarantineId, type RevocationId, type SignalId } from '../domain/ids.js'
+import type { Selector } from '../domain/revocation.js'
+import { isWaiting, type NewSignal, type Signal, type SignalAct, type SignalSubject, type Verdict } from '../domain/signal.js'
 import type { BrokerDeps, SignalRule } from './deps.js'
 import { revoke } from './revoke.js'
 
@@ -31,24 +31,56 @@ export async function acceptSignal(deps: BrokerDeps, source: string, report: Sig
   }
 }
 
-/** Acts on an accepted signal; harmless when it was acted on already. */
+/** Acts on an accepted signal; harmless when it was acted on already, and while it waits for a person. */
 export async function handleSignal(deps: BrokerDeps, id: SignalId): Promise<Signal | null> {
   const signal = await deps.store.signals.get(id)
-  if (!signal || signal.handledAt || !signal.act) return signal
-  let revocation: Revocation | null = null
-  if (signal.act.kind === 'revoke') {
-    revocation = await revoke(deps, selectorOf(signal.subject), 'risk_signal', {
-      actor: { kind: 'signal', id: signal.source },
-      message: signal.detail ?? signal.type,
-    }).catch(unlessGone)
-  } else {
-    await deps.store.quarantines.set(
-      { id: newId('quarantine'), selector: selectorOf(signal.subject), seconds: signal.act.seconds, message: signal.detail },
-      { requestId: null, actor: { kind: 'signal', id: signal.source } },
-    )
+  if (!signal || signal.handledAt || !signal.act || isWaiting(signal)) return signal
+  const { act } = signal
+  if (act.kind !== 'quarantine' && signal.verdict === null) {
+    const reach = await deps.store.revocations.reach(selectorOf(signal.subject))
+    // A rule that is wrong must not end everything at once: a person looks first, and is called (ux.md 2.4).
+    if (Math.max(reach.credentials, reach.tasks) > act.cap) {
+      await deps.store.signals.hold(id, reach)
+      deps.meter.found('signal_held')
+      deps.log.error(
+        { signal: id, rule: signal.rule, credentials: reach.credentials, tasks: reach.tasks, cap: act.cap },
+        'a signal would end more than its rule may: it waits for a person',
+      )
+      return deps.store.signals.get(id)
+    }
   }
-  await deps.store.signals.handled(id, revocation?.id ?? null)
+  await deps.store.signals.handled(id, await follow(deps, signal, act))
   return deps.store.signals.get(id)
+}
+
+/** A person's word on a signal that waits. Approved, it is acted on before the answer. */
+export async function judgeSignal(deps: BrokerDeps, id: SignalId, verdict: Verdict, requestId: string | null): Promise<Signal> {
+  const judged = await deps.store.signals.judge(id, verdict, { requestId, actor: verdict.by })
+  return verdict.kind === 'approved' ? ((await handleSignal(deps, id)) ?? judged) : judged
+}
+
+const NOTHING = { revocation: null, quarantine: null }
+
+async function follow(deps: BrokerDeps, signal: Signal, act: SignalAct): Promise<{ revocation: RevocationId | null; quarantine: QuarantineId | null }> {
+  const context = { requestId: null, actor: { kind: 'signal', id: signal.source } as const }
+  switch (act.kind) {
+    case 'revoke': {
+      const revocation = await revoke(deps, selectorOf(signal.subject), 'risk_signal', {
+        actor: context.actor,
+        message: signal.detail ?? signal.type,
+      }).catch(unlessGone)
+      return { ...NOTHING, revocation: revocation?.id ?? null }
+    }
+    case 'quarantine': {
+      const asked = { id: newId('quarantine'), selector: selectorOf(signal.subject), seconds: act.seconds, message: signal.detail }
+      return { ...NOTHING, quarantine: (await deps.store.quarantines.set(asked, context)).id }
+    }
+    case 'shorten':
+      await deps.store.tasks.shorten(signal.subject, act.seconds, context)
+      return NOTHING
+    default:
+      return act satisfies never
+  }
 }
 
 /** A signal about something we never issued has nothing to end; the sender hears 202 all the same (P73). */

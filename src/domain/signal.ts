@@ -1,5 +1,7 @@
 /** Owns an authenticated statement of risk, normalised; it can shorten a life and never lengthen one. */
-import type { RevocationId, SignalId } from './ids.js'
+import type { QuarantineId, RevocationId, SignalId } from './ids.js'
+import type { Reach } from './plan.js'
+import type { Actor } from './revocation.js'
 
 export type SignalSubject = { readonly kind: 'credential' | 'task' | 'identity'; readonly key: string }
 
@@ -20,9 +22,27 @@ export interface Signal extends NewSignal {
   /** The rule that matched, or null: received, recorded, nothing done. */
   readonly rule: string | null
   readonly act: SignalAct | null
+  /** What it would have ended, when that was more than its rule may: it waits for a person. */
+  readonly held: Reach | null
+  readonly verdict: Verdict | null
+  /** What it did, once it was handled. */
   readonly revocation: RevocationId | null
+  readonly quarantine: QuarantineId | null
   readonly handledAt: Date | null
 }
 
-/** What a matching rule does: end what is alive, or deny new for a time. */
-export type SignalAct = { readonly kind: 'revoke' } | { readonly kind: 'deny'; readonly seconds: number }
+/** What a person said of a held signal. */
+export interface Verdict {
+  readonly kind: 'approved' | 'dismissed'
+  readonly by: Actor
+  readonly reason: string
+}
+
+/** What a matching rule does: end what is alive, deny what is new for a time, or let open tasks end sooner. `cap`: what it may end without a person. */
+export type SignalAct =
+  | { readonly kind: 'revoke'; readonly cap: number }
+  | { readonly kind: 'quarantine'; readonly seconds: number }
+  | { readonly kind: 'shorten'; readonly seconds: number; readonly cap: number }
+
+/** Held, and nobody has decided yet. */
+export const isWaiting = (s: Signal): boolean => s.held !== null && s.verdict === null && s.handledAt === null

@@ -5,8 +5,10 @@ import { CurfewError } from '../domain/errors.js'
 import { credentialRoutes } from './credentials.js'
 import { metadataRoutes } from './metadata.js'
 import { oauthRoutes } from './oauth.js'
+import { quarantineRoutes } from './quarantines.js'
 import { revocationRoutes } from './revocations.js'
 import { type Doors, nameRequest, refuse } from './route.js'
+import { signalRoutes } from './signals.js'
 import { taskRoutes } from './tasks.js'
 
 export function createApp(doors: Doors): Express {
@@ -24,6 +26,8 @@ export function createApp(doors: Doors): Express {
   taskRoutes(app, doors)
   credentialRoutes(app, doors)
   revocationRoutes(app, doors)
+  quarantineRoutes(app, doors)
+  signalRoutes(app, doors)
   app.use((req, res) =>
     refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })),
   )

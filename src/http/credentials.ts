@@ -4,7 +4,7 @@ import { notFound } from '../broker/holder.js'
 import type { Credential } from '../domain/credential.js'
 import { isId } from '../domain/ids.js'
 import { type Caller, type Doors, route } from './route.js'
-import { credentialQuery, decisionQuery, explainBody } from './schemas.js'
+import { credentialQuery, decisionQuery, explainBody, findBody } from './schemas.js'
 import { capabilityView, credentialView, decisionView, revocationView } from './views.js'
 
 export function credentialRoutes(app: Express, doors: Doors): void {
@@ -58,6 +58,19 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     answer: async ({ params, caller }) => {
       await spend(caller)
       return { status: 200, body: { credential: credentialView(await find(caller, params.id)) } }
+    },
+  })
+
+  route(app, doors, {
+    method: 'post',
+    path: '/v1/credentials\\:find',
+    who: { operator: 'credentials.read' },
+    json: findBody,
+    answer: async ({ body }) => {
+      // By digest: what leaked is not spread further by looking for it.
+      const [credential] = await store.credentials.list({ digest: doors.sealDigest(body.digest), limit: 1 })
+      if (!credential) throw notFound('no credential of ours has that digest')
+      return { status: 200, body: { credential: credentialView(credential) } }
     },
   })
 

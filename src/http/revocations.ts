@@ -1,31 +1,66 @@
-/** Owns the responder's routes and the intake of risk signals. */
-import { createHmac, timingSafeEqual } from 'node:crypto'
-import type { Express, Request } from 'express'
+/** Owns the responder's routes: plans, revocations and their receipts. */
+import { createHash } from 'node:crypto'
+import type { Express } from 'express'
 import { notFound } from '../broker/holder.js'
-import { CurfewError } from '../domain/errors.js'
-import { isId } from '../domain/ids.js'
+import { isId, newId, type PlanId } from '../domain/ids.js'
 import { singleHeader } from './request.js'
-import { type Doors, route } from './route.js'
-import { pageQuery, revocationBody, signalBody, subjectOf } from './schemas.js'
-import { revocationView, signalView } from './views.js'
+import { type Doors, operatorOf, parse, route } from './route.js'
+import { idempotencyKey, pageQuery, planBody, revocationBody } from './schemas.js'
+import { demandQuarantinable, selectorOf } from './selectors.js'
+import { planView, revocationView } from './views.js'
 
 export function revocationRoutes(app: Express, doors: Doors): void {
   const { broker, store } = doors
 
   route(app, doors, {
     method: 'post',
+    path: '/v1/plans',
+    who: { operator: 'revocations.write' },
+    json: planBody,
+    answer: async ({ body, caller, requestId }) => {
+      const selector = selectorOf(body.selector, store.clock.now())
+      const actor = { kind: 'operator', id: operatorOf(caller).id } as const
+      const plan = await store.plans.make({ id: newId('plan'), selector, reason: body.reason ?? null }, { actor, requestId })
+      return { status: 201, headers: { Location: `/v1/plans/${plan.id}` }, body: { plan: planView(plan) } }
+    },
+  })
+
+  route(app, doors, {
+    method: 'get',
+    path: '/v1/plans/:id',
+    who: { operator: 'revocations.read' },
+    answer: async ({ params }) => {
+      const plan = isId('plan', params.id) ? await store.plans.get(params.id) : null
+      if (!plan) throw notFound('no such plan')
+      return { status: 200, body: { plan: planView(plan) } }
+    },
+  })
+
+  route(app, doors, {
+    method: 'post',
     path: '/v1/revocations',
     who: { operator: 'revocations.write' },
     json: revocationBody,
-    answer: async ({ body, caller, requestId }) => {
-      if (caller.kind !== 'operator') throw new TypeError('this route demands an operator')
-      const message = body.message ?? body.reason
-      const revocation = await broker.revoke(subjectOf(body.selector), 'requested', {
-        actor: { kind: 'operator', id: caller.operator.id },
+    answer: async ({ body, raw, caller, req, requestId }) => {
+      const key = parse(idempotencyKey.optional(), singleHeader(req, 'idempotency-key'), 'Idempotency-Key')
+      const what = body.selector ? { selector: selectorOf(body.selector, store.clock.now()) } : { plan: body.plan as PlanId }
+      const planned = 'plan' in what ? (await store.plans.get(what.plan))?.selector : what.selector
+      if (body.quarantine && planned) demandQuarantinable(planned)
+      const { revocation, newcomers } = await broker.respond(
+        operatorOf(caller).id,
+        {
+          what,
+          message: body.message ?? body.reason ?? null,
+          quarantine: body.quarantine ? { seconds: body.quarantine.ttl_seconds, message: body.quarantine.message ?? null } : null,
+          idempotency: key === undefined ? null : { key, hash: createHash('sha256').update(raw).digest('base64url') },
+        },
         requestId,
-        ...(message === undefined ? {} : { message }),
-      })
-      return { status: 202, headers: { Location: `/v1/revocations/${revocation.id}` }, body: { revocation: revocationView(revocation) } }
+      )
+      return {
+        status: 202,
+        headers: { Location: `/v1/revocations/${revocation.id}` },
+        body: { revocation: revocationView(revocation), receipt: revocation.receipt, ...(newcomers ? { newcomers } : {}) },
+      }
     },
   })
 
@@ -44,69 +79,25 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     answer: async ({ params }) => {
       const revocation = isId('revocation', params.id) ? await store.revocations.get(params.id) : null
       if (!revocation) throw notFound('no such revocation')
-      const counts = { revoking: 0, stuck: 0, revoked: 0 }
-      for (const c of await store.credentials.list({ revocation: revocation.id, limit: 1_000 })) if (c.state in counts) counts[c.state as keyof typeof counts]++
-      return { status: 200, body: { revocation: revocationView(revocation), credentials: counts } }
-    },
-  })
-
-  route(app, doors, {
-    method: 'post',
-    path: '/v1/signals',
-    who: 'public',
-    json: signalBody,
-    answer: async ({ body, raw, req, requestId }) => {
-      const source = authenticSource(doors, req, raw)
-      const signal = await broker.acceptSignal(
-        source,
-        {
-          eventId: body.id,
-          type: body.type,
-          severity: body.severity,
-          subject: subjectOf(body.subject),
-          occurredAt: new Date(body.occurred_at),
-          detail: body.detail ?? null,
-        },
-        requestId,
-      )
-      return { status: 202, headers: { Location: `/v1/signals/${signal.id}` }, body: { signal: signalView(signal) } }
+      const { revoking, stuck, revoked } = await store.revocations.outcome(revocation.id)
+      return { status: 200, body: { revocation: revocationView(revocation), receipt: revocation.receipt, credentials: { revoking, stuck, revoked } } }
     },
   })
 
   route(app, doors, {
     method: 'get',
-    path: '/v1/signals',
-    who: { operator: 'signals.read' },
-    query: pageQuery,
-    answer: async ({ query }) => ({ status: 200, body: { signals: (await store.signals.list(query.limit)).map(signalView) } }),
-  })
-
-  route(app, doors, {
-    method: 'get',
-    path: '/v1/signals/:id',
-    who: { operator: 'signals.read' },
+    path: '/v1/receipts/:id',
+    who: { operator: 'revocations.read' },
     answer: async ({ params }) => {
-      const signal = isId('signal', params.id) ? await store.signals.get(params.id) : null
-      if (!signal) throw notFound('no such signal')
-      return { status: 200, body: { signal: signalView(signal) } }
+      const { signed, claims } = await broker.receipt(params.id as string)
+      return { status: 200, body: { receipt: signed, claims } }
     },
   })
-}
 
-/** Signed over the bytes as they came and the time they were sent at, so that an old statement cannot be sent again (H30). */
-function authenticSource(doors: Doors, req: Request, raw: Buffer): string {
-  const refused = (reason: string) =>
-    new CurfewError('attestation_refused', 'this signal is not signed by a registered source', { reason, field: 'Curfew-Signature' })
-  const source = doors.signalSources.find(s => s.name === singleHeader(req, 'curfew-source'))
-  const parts = /^t=(\d{1,12}),v1=([0-9a-f]{64})$/.exec(singleHeader(req, 'curfew-signature') ?? '')
-  if (!source || !parts) throw refused(source ? 'signature_malformed' : 'source_unknown')
-  const [, sentAt, given] = parts as unknown as [string, string, string]
-  const wanted = createHmac('sha256', source.secret.reveal().token as string)
-    .update(`${sentAt}.`)
-    .update(raw)
-    .digest()
-  if (!timingSafeEqual(Buffer.from(given, 'hex'), wanted)) throw refused('signature_invalid')
-  const age = doors.store.clock.now().getTime() / 1000 - Number(sentAt)
-  if (age > source.maxAgeSeconds || age < -60) throw refused('signature_old')
-  return source.name
+  route(app, doors, {
+    method: 'get',
+    path: '/v1/receipt-keys',
+    who: 'public',
+    answer: async () => ({ status: 200, body: await doors.signer.jwks('receipt') }),
+  })
 }

@@ -162,19 +162,25 @@ async function callerOf(doors: Doors, who: Route<never, never>['who'], req: Requ
   if (who === 'public') return { kind: 'anyone' }
   const given = authorization(req)
   if (who.holder && given?.scheme === 'dpop') return { kind: 'holder', holder: await doors.broker.recognizeHolder(given.value, presented, taskId) }
-  if (who.operator && given?.scheme === 'bearer') return { kind: 'operator', operator: await operatorOf(doors, given.value, who.operator) }
+  if (who.operator && given?.scheme === 'bearer') return { kind: 'operator', operator: await operatorBy(doors, given.value, who.operator) }
   throw new CurfewError('attestation_refused', who.holder ? 'a task token and a proof of its key are required' : 'an operator token is required', {
     reason: 'credentials_missing',
     field: 'Authorization',
   })
 }
 
-async function operatorOf(doors: Doors, token: string, right: Right): Promise<Operator> {
+async function operatorBy(doors: Doors, token: string, right: Right): Promise<Operator> {
   const operator = await doors.store.operators.byToken(doors.sealDigest(operatorTokenDigest(token)))
   if (!operator || operator.disabledAt)
     throw new CurfewError('attestation_refused', 'this is no operator token of this broker', { reason: 'operator_refused', field: 'Authorization' })
   if (!may(operator.role, right)) throw new CurfewError('forbidden', `the role ${operator.role} may not do this`, { reason: 'role_insufficient' })
   return operator
+}
+
+/** The operator that the route demanded. */
+export function operatorOf(caller: Caller): Operator {
+  if (caller.kind !== 'operator') throw new TypeError('this route demands an operator')
+  return caller.operator
 }
 
 /** Names the field and the rule; never the value. */

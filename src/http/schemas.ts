@@ -24,6 +24,8 @@ export const capabilityName = z
   .string()
   .max(100)
   .regex(/^[a-z][a-z0-9-]*(\/[a-z0-9][a-z0-9-]*)*$/, 'must be lower-case words joined by /')
+/** Printable ASCII: identities are compared code point by code point (P33). */
+const identity = z.string().regex(/^[\x21-\x7e]{1,2048}$/, 'must be printable ASCII without spaces')
 const seconds = (min: number, max: number) => z.int().min(min).max(max)
 const labels = z.record(word, line(200)).refine(l => Object.keys(l).length <= 16, 'may have 16 entries at most')
 
@@ -39,7 +41,9 @@ const taskMembers = {
   heartbeat_seconds: seconds(1, 600).optional(),
 }
 
-export const openTaskBody = z.strictObject({ subject_token: token, subject_token_type: evidenceType.optional(), ...taskMembers })
+export const openTaskBody = z
+  .strictObject({ subject_token: token.optional(), subject_token_type: evidenceType.optional(), parent_grant: token.optional(), ...taskMembers })
+  .refine(b => b.subject_token !== undefined || b.parent_grant !== undefined, { path: ['subject_token'], message: 'is required without a parent_grant' })
 
 export const rarTask = (type: string) =>
   z.strictObject({ type: z.literal(type, 'is not a type of this server'), ...taskMembers, ttl: seconds(5, 43_200).optional() })
@@ -48,6 +52,8 @@ export const tokenForm = z.strictObject({
   grant_type: z.string(),
   subject_token: token.optional(),
   subject_token_type: z.string().optional(),
+  actor_token: token.optional(),
+  actor_token_type: z.string().optional(),
   authorization_details: z.string().max(8_192).optional(),
   resource: z.string().max(2_048).optional(),
   requested_token_type: z.enum(['urn:ietf:params:oauth:token-type:access_token', 'urn:ietf:params:oauth:token-type:jwt']).optional(),
@@ -63,6 +69,20 @@ export const credentialBody = z.strictObject({
 })
 export const idempotencyKey = z.string().regex(/^[\x21-\x7e]{8,128}$/, 'must be 8 to 128 printable characters')
 export const outcomeBody = z.strictObject({ outcome: line(200).optional() })
+export const grantBody = z.strictObject({
+  capabilities: taskMembers.capabilities,
+  to: z
+    .strictObject({
+      identity: identity.optional(),
+      jkt: z
+        .string()
+        .regex(/^[A-Za-z0-9_-]{43}$/, 'must be a SHA-256 thumbprint (RFC 7638)')
+        .optional(),
+    })
+    .refine(to => to.identity !== undefined || to.jkt !== undefined, 'must name an identity, a key (jkt), or both'),
+  life_seconds: taskMembers.life_seconds,
+  purpose: taskMembers.purpose.optional(),
+})
 export const emptyBody = z.strictObject({})
 export const explainBody = z.strictObject({
   subject_token: token,
@@ -74,15 +94,67 @@ export const explainBody = z.strictObject({
 })
 
 const credentialId = z.string().refine(s => isId('credential', s), 'must be a credential id (crd_…)')
+const planId = z.string().refine(s => isId('plan', s), 'must be a plan id (pln_…)')
 const taskId = z.string().refine(s => isId('task', s), 'must be a task id (tsk_…)')
-/** Printable ASCII: identities are compared code point by code point (P33). */
-const identity = z.string().regex(/^[\x21-\x7e]{1,2048}$/, 'must be printable ASCII without spaces')
+
+/** RFC 3339 with an offset; the year is one that a database knows. */
+const instant = z.iso.datetime({ offset: true }).transform(text => new Date(text))
+const text = (max: number) => z.string().regex(new RegExp(`^[\\x21-\\x7e]{1,${max}}$`), 'must be printable ASCII without spaces')
 
 const subject = z
   .strictObject({ credential: credentialId.optional(), task: taskId.optional(), identity: identity.optional() })
   .refine(s => Object.values(s).filter(v => v !== undefined).length === 1, 'must name exactly one of credential, task, identity')
 
-export const revocationBody = z.strictObject({ selector: subject, message: line(500).optional(), reason: line(200).optional() })
+/** Attributes that all must hold, and the seven that stand alone (docs/http-api.md, Selectors). */
+const selector = z.strictObject({
+  credential: credentialId.optional(),
+  task: taskId.optional(),
+  identity: identity.optional(),
+  issuer: text(200).optional(),
+  key: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]{43}$/, 'must be a kid, the RFC 7638 thumbprint of a key')
+    .optional(),
+  capability: capabilityName.optional(),
+  all: z.literal(true).optional(),
+  issued_before: instant.optional(),
+  issued_after: instant.optional(),
+  repository_id: z
+    .string()
+    .regex(/^\d{1,20}$/, 'must be a number')
+    .optional(),
+  workflow_ref: text(512).optional(),
+  workflow_sha: z
+    .string()
+    .regex(/^[0-9a-f]{40,64}$/, 'must be a commit hash')
+    .optional(),
+  run_id: z
+    .string()
+    .regex(/^\d{1,20}$/, 'must be a number')
+    .optional(),
+  actor: text(100).optional(),
+  owner: line(200).optional(),
+  label: labels.refine(l => Object.keys(l).length > 0, 'must name a label').optional(),
+  audience: z.url().max(2_048).optional(),
+  engine: word.optional(),
+})
+
+export type GivenSelector = z.output<typeof selector>
+
+const quarantine = z.strictObject({ ttl_seconds: seconds(1, 2_592_000), message: line(500).optional() })
+export const revocationBody = z
+  .strictObject({
+    selector: selector.optional(),
+    plan: planId.optional(),
+    reason: line(500).optional(),
+    message: line(500).optional(),
+    quarantine: quarantine.optional(),
+  })
+  .refine(b => (b.selector === undefined) !== (b.plan === undefined), { message: 'must name either a selector or a plan', path: ['selector'] })
+export const planBody = z.strictObject({ selector, reason: line(500).optional() })
+export const quarantineBody = z.strictObject({ selector, ttl_seconds: seconds(1, 2_592_000), message: line(500).optional() })
+export const reasonBody = z.strictObject({ reason: line(500) })
+export const findBody = z.strictObject({ digest: z.string().regex(/^[A-Za-z0-9_-]{43}$/, 'must be a SHA-256 in base64url') })
 export const signalBody = z.strictObject({
   id: z.string().regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 printable characters'),
   type: z.string().regex(/^[a-z0-9][a-z0-9._/-]{0,99}$/, 'must be lower-case, like account.compromised'),
@@ -113,3 +185,5 @@ export const decisionQuery = z.strictObject({
   limit,
 })
 export const pageQuery = z.strictObject({ limit })
+export const signalQuery = z.strictObject({ held: z.enum(['true', 'false']).optional(), limit })
+export const quarantineQuery = z.strictObject({ all: z.enum(['true', 'false']).optional(), limit })

@@ -2,9 +2,12 @@
 import type { Audience, Capability } from '../domain/capability.js'
 import type { Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
-import type { Revocation } from '../domain/revocation.js'
-import type { Signal } from '../domain/signal.js'
+import type { Exposed, Plan, Reach } from '../domain/plan.js'
+import type { Quarantine } from '../domain/quarantine.js'
+import type { Revocation, Selector } from '../domain/revocation.js'
+import { isWaiting, type Signal } from '../domain/signal.js'
 import type { Task } from '../domain/task.js'
+import type { Where } from '../domain/where.js'
 
 const instant = (at: Date | null) => at?.toISOString() ?? null
 
@@ -18,6 +21,8 @@ export const taskView = (t: Task) => ({
   identity: t.attestation.identity,
   issuer: t.attestation.issuer,
   parent: t.parent,
+  ancestors: t.ancestors,
+  actors: t.actors,
   opened_at: instant(t.openedAt),
   deadline_at: instant(t.deadlineAt),
   heartbeat_seconds: t.heartbeatSeconds,
@@ -72,13 +77,71 @@ export const decisionView = (d: Decision) => ({
 export const revocationView = (r: Revocation) => ({
   id: r.id,
   seq: r.seq,
-  selector: { [r.selector.kind]: r.selector.key },
+  selector: selectorView(r.selector),
   reason: r.reason,
   actor: r.actor,
   message: r.message,
   refused_since: instant(r.at),
   credentials: r.credentials,
   tasks: r.tasks,
+  receipt: r.receipt,
+})
+
+/** As it was asked for (docs/http-api.md, Selectors). */
+export function selectorView(s: Selector): Readonly<Record<string, unknown>> {
+  if (s.kind === 'where') return whereView(s.where)
+  const cut = 'issuedBefore' in s && s.issuedBefore ? { issued_before: instant(s.issuedBefore) } : {}
+  return { [s.kind]: s.kind === 'all' ? true : s.key, ...cut }
+}
+
+const whereView = ({ issuedAfter, issuedBefore, repositoryId, workflowRef, workflowSha, runId, labels, ...same }: Where) => ({
+  ...same,
+  ...(repositoryId === undefined ? {} : { repository_id: repositoryId }),
+  ...(workflowRef === undefined ? {} : { workflow_ref: workflowRef }),
+  ...(workflowSha === undefined ? {} : { workflow_sha: workflowSha }),
+  ...(runId === undefined ? {} : { run_id: runId }),
+  ...(labels === undefined ? {} : { label: labels }),
+  ...(issuedAfter ? { issued_after: instant(issuedAfter) } : {}),
+  ...(issuedBefore ? { issued_before: instant(issuedBefore) } : {}),
+})
+
+export const exposedView = (e: Exposed) => ({ credential: e.credential, capability: e.capability, until: instant(e.until) })
+
+const reachView = (r: Reach) => ({
+  credentials: r.credentials,
+  tasks: r.tasks,
+  instant: r.classes.instant,
+  backend: r.classes.backend,
+  expiry_only: r.classes['expiry-only'],
+  engines: r.engines,
+  capabilities: r.capabilities,
+  owners: r.owners,
+  exposed: r.exposed.map(exposedView),
+  exposed_until: instant(r.exposedUntil),
+})
+
+export const planView = (p: Plan) => ({
+  id: p.id,
+  selector: selectorView(p.selector),
+  reason: p.reason,
+  made_by: p.madeBy,
+  made_at: instant(p.madeAt),
+  valid_until: instant(p.validUntil),
+  revocation: p.revocation,
+  reach: reachView(p.reach),
+})
+
+export const quarantineView = (q: Quarantine) => ({
+  id: q.id,
+  selector: selectorView(q.selector),
+  message: q.message,
+  set_by: q.setBy,
+  set_at: instant(q.setAt),
+  until: instant(q.until),
+  revocation: q.revocation,
+  lifted_at: instant(q.liftedAt),
+  lifted_by: q.liftedBy,
+  lift_reason: q.liftReason,
 })
 
 export const signalView = (s: Signal) => ({
@@ -93,7 +156,11 @@ export const signalView = (s: Signal) => ({
   detail: s.detail,
   rule: s.rule,
   act: s.act,
+  waits: isWaiting(s),
+  held: s.held ? reachView(s.held) : null,
+  verdict: s.verdict,
   revocation: s.revocation,
+  quarantine: s.quarantine,
   handled_at: instant(s.handledAt),
 })
 

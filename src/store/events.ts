@@ -2,10 +2,10 @@
 import type { AuditEvent } from '../domain/audit.js'
 import type { Claim, Credential, Probe } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
-import type { Plan } from '../domain/plan.js'
+import type { Plan, Reach } from '../domain/plan.js'
 import type { Quarantine } from '../domain/quarantine.js'
 import { type Actor, byBroker, type Reason, type Revocation } from '../domain/revocation.js'
-import type { NewSignal, SignalAct } from '../domain/signal.js'
+import type { NewSignal, SignalAct, SignalSubject, Verdict } from '../domain/signal.js'
 import type { NewTask, TaskAttestation } from '../domain/task.js'
 import type { CommitOptions, Context } from '../ports.js'
 
@@ -31,6 +31,8 @@ export const taskOpened = (task: NewTask, deadlineAt: Date, context: Context): A
     capabilities: task.capabilities,
     purpose: task.purpose,
     parent: task.parent,
+    // Empty below a parent: the same workload carries on. Otherwise it acts for these.
+    actors: task.actors,
     deadline: deadlineAt,
   },
 })
@@ -159,13 +161,38 @@ export const signalReceived = (s: NewSignal, rule: { rule: string | null; act: S
   data: { severity: s.severity, subject: s.subject, rule: rule.rule, act: rule.act },
 })
 
-export const signalHandled = (id: string, source: string, revocation: string | null): AuditEvent => ({
+export const signalHandled = (id: string, source: string, did: { revocation: string | null; quarantine: string | null }): AuditEvent => ({
   kind: 'signal.handled',
   actor: { kind: 'signal', id: source },
   subject: id,
   reason: null,
   requestId: null,
-  data: { revocation },
+  data: did,
+})
+
+export const signalHeld = (id: string, source: string, reach: Reach): AuditEvent => ({
+  kind: 'signal.held',
+  actor: { kind: 'signal', id: source },
+  subject: id,
+  reason: 'over_cap',
+  requestId: null,
+  data: { credentials: reach.credentials, tasks: reach.tasks },
+})
+
+export const signalJudged = (id: string, verdict: Verdict, context: Context): AuditEvent => ({
+  kind: 'signal.judged',
+  ...by(context),
+  subject: id,
+  reason: verdict.reason,
+  data: { verdict: verdict.kind },
+})
+
+export const tasksShortened = (subject: SignalSubject, tasks: number, seconds: number, context: Context): AuditEvent => ({
+  kind: 'task.shortened',
+  ...by(context),
+  subject: subject.key,
+  reason: null,
+  data: { kind: subject.kind, tasks, seconds },
 })
 
 export const keyEvent = (kind: 'key.created' | 'key.activated' | 'key.retired', kid: string, data: Record<string, unknown>, context: Context): AuditEvent => ({

@@ -133,7 +133,6 @@ export function reachInMemory(state: State, selector: Selector): Reach {
   const below = (id: string, ancestors: readonly string[]) => tops.has(id) || ancestors.some(a => tops.has(a))
   const ending = [...state.tasks.values()].filter(t => t.state === 'open' && below(t.id, t.ancestors))
   const hit = [...state.credentials.values()].filter(c => isOpen(c) && (below(c.task, c.ancestors) || isDirect(state, selector, c)))
-  const tally = (names: readonly string[]) => names.reduce<Record<string, number>>((all, name) => ({ ...all, [name]: (all[name] ?? 0) + 1 }), {})
   const owners = [...new Set(ending.map(t => t.owner))].map(owner => ({ owner, tasks: ending.filter(t => t.owner === owner).length }))
   return {
     credentials: hit.length,
@@ -145,6 +144,12 @@ export function reachInMemory(state: State, selector: Selector): Reach {
     owners: owners.sort((a, b) => b.tasks - a.tasks || ((a.owner ?? '\uffff') < (b.owner ?? '\uffff') ? -1 : 1)).slice(0, OWNERS_TOLD),
     ...exposedOf(hit),
   }
+}
+
+export function tally(names: readonly string[]): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const name of names) counts[name] = (counts[name] ?? 0) + 1
+  return counts
 }
 
 function topsOf(state: State, selector: Selector): ReadonlySet<string> {

@@ -3,11 +3,11 @@ import { CurfewError } from '../domain/errors.js'
 import { newId, type TaskId } from '../domain/ids.js'
 import { type Actor, type FeedEntry, isForCause, type Revocation, type Selector } from '../domain/revocation.js'
 import type { CommitOptions, RevocationLog } from '../ports.js'
-import { noSuchTask, scopeOf } from './admission.js'
+import { noSuchTask } from './admission.js'
 import type { Act } from './closing.js'
 import { revocationCommitted } from './events.js'
 import { keyReused } from './issue.js'
-import { exposedOf, reachInMemory, setQuarantine, tasksWhereInMemory } from './memory-plans.js'
+import { exposedOf, reachInMemory, setQuarantine, tally, tasksWhereInMemory } from './memory-plans.js'
 import { after, bury, type CredentialRow, closeBehind, closeCredentialsOf, closeRows, consume, endTasks, type State, write } from './memory-state.js'
 import { ENTRY_MARGIN, INLINE_ROWS, noSuchCredential, planLapsed, SCOPE_SECONDS } from './revocations.js'
 
@@ -78,14 +78,12 @@ export function memoryRevocations(state: State): RevocationLog {
       if (!row) throw new CurfewError('not_found', 'no such revocation', { reason: 'not_found' })
       const moved = [...state.credentials.values()].filter(c => c.revocation === id)
       const revoked = moved.filter(c => c.state === 'revoked')
-      const looked: Record<string, number> = {}
-      for (const what of revoked.flatMap(c => c.probe?.looked ?? [])) looked[what] = (looked[what] ?? 0) + 1
       const count = (of: string) => moved.filter(c => c.state === of).length
       return {
         revoking: count('revoking'),
         stuck: count('stuck'),
         revoked: revoked.length,
-        looked,
+        looked: tally(revoked.flatMap(c => c.probe?.looked ?? [])),
         notProbed: revoked.filter(c => !isProbed(c)).length,
         ...exposedOf(moved.filter(c => c.state !== 'revoked')),
         closed: row.closed,

@@ -2,7 +2,7 @@
 import { HEARTBEATS_MISSED, type NewTask, type Task } from '../domain/task.js'
 import type { Context, TaskStore } from '../ports.js'
 import { judgeAttesting, judgeOpening, noSuchTask, type Opening, refuseEnded } from './admission.js'
-import { taskAttested, taskOpened } from './events.js'
+import { taskAttested, taskOpened, tasksShortened } from './events.js'
 import { after, bareTask, consume, earliest, factsOf, newestFirst, refuseUnstorable, type State, type TaskRow, write, writeDecisions } from './memory-state.js'
 
 const dueOf = (t: Pick<Task, 'deadlineAt' | 'heartbeatSeconds'>, alive: Date): Date =>
@@ -77,6 +77,18 @@ export function memoryTasks(state: State): TaskStore {
       const task = change(id, { attestation: structuredClone(attestation) })
       write(state, [taskAttested(id, attestation, context)])
       return task
+    },
+    async shorten(subject, seconds, context) {
+      const until = after(state.now(), seconds)
+      const top = subject.kind === 'credential' ? state.credentials.get(subject.key)?.task : subject.key
+      const isMeant = (t: TaskRow) =>
+        subject.kind === 'identity'
+          ? [t, ...t.ancestors.map(a => state.tasks.get(a))].some(x => x?.state === 'open' && x.attestation.identity === subject.key)
+          : t.id === top || t.ancestors.some(a => a === top)
+      const meant = [...state.tasks.values()].filter(t => t.state === 'open' && t.deadlineAt > until && isMeant(t))
+      for (const t of meant) state.tasks.set(t.id, { ...t, deadlineAt: until, dueAt: earliest(t.dueAt, until), version: t.version + 1 })
+      write(state, [tasksShortened(subject, meant.length, seconds, context)])
+      return meant.length
     },
     async due(limit) {
       const now = state.now()

@@ -1,14 +1,16 @@
 /** Owns the store in memory: the same rules over plain maps, for tests and as a second opinion on the statements; forgets all at exit. */
 import { CurfewError } from '../domain/errors.js'
+import { isWaiting } from '../domain/signal.js'
 import type { SealedKey } from '../domain/signing-key.js'
 import type { AuditLog, DecisionLog, KeyStore, OperatorStore, SignalStore, Store } from '../ports.js'
-import { keyEvent, operatorEvent, signalHandled, signalReceived } from './events.js'
+import { keyEvent, operatorEvent, signalHandled, signalHeld, signalJudged, signalReceived } from './events.js'
 import { MARK_MARGIN, markKey, mayMeet } from './marks.js'
 import { memoryCredentials } from './memory-credentials.js'
 import { memoryPlans, memoryQuarantines } from './memory-plans.js'
 import { memoryRevocations } from './memory-revocations.js'
 import { after, consume, emptyState, newestFirst, type State, write, writeDecisions } from './memory-state.js'
 import { memoryTasks } from './memory-tasks.js'
+import { noSuchSignal, notWaiting } from './signals.js'
 
 export interface MemoryStoreOptions {
   /** The time that decides. */
@@ -94,19 +96,47 @@ function memorySignals(state: State): SignalStore {
     async accept(signal, decided, context) {
       const first = [...state.signals.values()].find(s => s.source === signal.source && s.eventId === signal.eventId)
       if (first) return { signal: first, fresh: false }
-      const accepted = { ...structuredClone(signal), ...decided, receivedAt: state.now(), revocation: null, handledAt: null }
+      const accepted = {
+        ...structuredClone(signal),
+        ...decided,
+        receivedAt: state.now(),
+        held: null,
+        verdict: null,
+        revocation: null,
+        quarantine: null,
+        handledAt: null,
+      }
       state.signals.set(signal.id, accepted)
       write(state, [signalReceived(signal, decided, context)])
       return { signal: accepted, fresh: true }
     },
     get: async id => state.signals.get(id) ?? null,
-    list: async limit => [...state.signals.values()].sort(newestFirst).slice(0, limit),
-    due: async limit => [...state.signals.values()].filter(s => s.act !== null && s.handledAt === null).slice(0, limit),
-    async handled(id, revocation) {
+    list: async (limit, waiting = false) =>
+      [...state.signals.values()]
+        .filter(s => !waiting || isWaiting(s))
+        .sort(newestFirst)
+        .slice(0, limit),
+    due: async limit => [...state.signals.values()].filter(s => s.act !== null && s.handledAt === null && !isWaiting(s)).slice(0, limit),
+    async handled(id, did) {
       const s = state.signals.get(id)
       if (!s || s.handledAt) return
-      state.signals.set(id, { ...s, revocation, handledAt: state.now() })
-      write(state, [signalHandled(id, s.source, revocation)])
+      state.signals.set(id, { ...s, ...did, handledAt: state.now() })
+      write(state, [signalHandled(id, s.source, did)])
+    },
+    async hold(id, reach) {
+      const s = state.signals.get(id)
+      if (!s || s.handledAt || s.held) return
+      state.signals.set(id, { ...s, held: reach })
+      write(state, [signalHeld(id, s.source, reach)])
+    },
+    async judge(id, verdict, context) {
+      const s = state.signals.get(id)
+      if (!s) throw noSuchSignal()
+      if (!isWaiting(s)) throw notWaiting()
+      const judged = { ...s, verdict, handledAt: verdict.kind === 'dismissed' ? state.now() : null }
+      state.signals.set(id, judged)
+      write(state, [signalJudged(id, verdict, context)])
+      return judged
     },
   }
 }

@@ -26,6 +26,7 @@ export function toTask(r: Row): Task {
     capabilities: as(r.capabilities),
     parent: as(r.parent),
     ancestors: as(r.ancestors),
+    actors: as(r.actors),
     owner: as(r.owner),
     labels: as(r.labels),
     attestation: { ...attestation, evidenceAt: instant(attestation.evidenceAt), expiresAt: instant(attestation.expiresAt) },
@@ -159,7 +160,10 @@ export function toSignal(r: Row): Signal {
     detail: as(r.detail),
     rule: as(r.rule),
     act: as(r.act),
+    held: r.held ? toReach(r.held) : null,
+    verdict: as(r.verdict),
     revocation: as(r.revocation),
+    quarantine: as(r.quarantine),
     handledAt: maybeInstant(r.handled_at),
   }
 }

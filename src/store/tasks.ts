@@ -10,6 +10,7 @@ import { taskAttested, taskOpened } from './events.js'
 import { lockCutoffs, lockTask, lockTasks, readFacts } from './facts.js'
 import { consume } from './marks.js'
 import { toTask } from './rows.js'
+import { shortenTasks } from './shortening.js'
 import { type Row, rowsJson, type Sql, type Tx } from './sql.js'
 
 export interface PlannedTask {
@@ -37,9 +38,9 @@ export const factsOf = ({ task, opening }: Pick<PlannedTask, 'task' | 'opening'>
 export async function insertTasks(tx: Tx, planned: readonly PlannedTask[], now: Date): Promise<Task[]> {
   if (planned.length === 0) return []
   const rows = await tx.query(
-    `insert into curfew.tasks (id, purpose, capabilities, parent, ancestors, owner, labels, attestation, identity, issuer, issuer_id, run, jkt, state,
+    `insert into curfew.tasks (id, purpose, capabilities, parent, ancestors, actors, owner, labels, attestation, identity, issuer, issuer_id, run, jkt, state,
                                opened_at, deadline_at, heartbeat_seconds, heartbeat_at, due_at, drained, version)
-     select id, purpose, capabilities, parent, ancestors, owner, labels, attestation, identity, issuer, issuer_id, run, jkt, 'open',
+     select id, purpose, capabilities, parent, ancestors, actors, owner, labels, attestation, identity, issuer, issuer_id, run, jkt, 'open',
             opened_at, deadline_at, heartbeat_seconds, opened_at,
             least(deadline_at, opened_at + make_interval(secs => heartbeat_seconds * $2::double precision)), true, 1
      from jsonb_populate_recordset(null::curfew.tasks, $1::jsonb) returning *`,
@@ -59,6 +60,7 @@ const rowOf = ({ task, opening }: PlannedTask, now: Date) => ({
   capabilities: task.capabilities,
   parent: task.parent,
   ancestors: opening.ancestors,
+  actors: task.actors,
   owner: task.owner,
   labels: task.labels,
   attestation: task.attestation,
@@ -118,6 +120,8 @@ export function taskStore(sql: Sql): TaskStore {
         await writeAudit(tx, [taskAttested(id, attestation, context)])
         return task
       }),
+
+    shorten: (subject, seconds, context) => sql.tx(tx => shortenTasks(tx, subject, seconds, context)),
 
     async due(limit) {
       return sql.query<{ id: TaskId; reason: 'deadline' | 'heartbeat_missed' }>(

@@ -101,10 +101,11 @@ export function testRecords(name: string, makeStore: MakeStore): void {
     it('accepts each event of a source once, and answers the first to a repeat (H30)', async () => {
       const { store } = await makeStore()
       const s = signal(store)
-      const act = { kind: 'deny', seconds: 60 } as const
+      const act = { kind: 'quarantine', seconds: 60 } as const
       const { signal: first, fresh } = await store.signals.accept(s, { rule: 'r', act }, context)
       expect(fresh).toBe(true)
-      expect(first).toEqual({ ...s, occurredAt: first.occurredAt, receivedAt: expect.any(Date), rule: 'r', act, revocation: null, handledAt: null })
+      const untouched = { held: null, verdict: null, revocation: null, quarantine: null, handledAt: null }
+      expect(first).toEqual({ ...s, occurredAt: first.occurredAt, receivedAt: expect.any(Date), rule: 'r', act, ...untouched })
       expect(Math.abs(first.occurredAt.getTime() - s.occurredAt.getTime())).toBeLessThan(1)
       const repeats = await Promise.all(
         Array.from({ length: 5 }, () => store.signals.accept({ ...signal(store), eventId: s.eventId }, { rule: 'other', act: null }, context)),
@@ -118,16 +119,43 @@ export function testRecords(name: string, makeStore: MakeStore): void {
     it('is due while a rule matched and nothing was done, and handled once', async () => {
       const { store } = await makeStore()
       const [a, b] = [signal(store), signal(store)]
-      await store.signals.accept(a, { rule: 'r', act: { kind: 'revoke' } }, context)
+      await store.signals.accept(a, { rule: 'r', act: { kind: 'revoke', cap: 100 } }, context)
       await store.signals.accept(b, { rule: null, act: null }, context)
       expect((await store.signals.due(9)).map(s => s.id)).toEqual([a.id])
       const revocation = newId('revocation')
-      await store.signals.handled(a.id, revocation)
-      await store.signals.handled(a.id, newId('revocation'))
+      await store.signals.handled(a.id, { revocation, quarantine: null })
+      await store.signals.handled(a.id, { revocation: newId('revocation'), quarantine: null })
       expect(await store.signals.due(9)).toEqual([])
       expect(await store.signals.get(a.id)).toMatchObject({ revocation, handledAt: expect.any(Date) })
       expect(await store.audit.list({ kind: 'signal.handled', limit: 9 })).toHaveLength(1)
       expect((await store.signals.list(1)).map(s => s.id)).toHaveLength(1)
+    })
+
+    it('is held with what it would end, and is due again only when a person says so', async () => {
+      const { store } = await makeStore()
+      const reach = await store.revocations.reach({ kind: 'all', key: '*' })
+      const by = { kind: 'operator', id: 'opr_test' } as const
+      for (const kind of ['approved', 'dismissed'] as const) {
+        const s = signal(store)
+        await store.signals.accept(s, { rule: 'r', act: { kind: 'revoke', cap: 1 } }, context)
+        await expect(store.signals.judge(s.id, { kind, by, reason: 'x' }, context)).rejects.toMatchObject({ code: 'conflict' })
+        await store.signals.hold(s.id, reach)
+        expect(await store.signals.due(9)).toEqual([])
+        expect(await store.signals.list(9, true)).toMatchObject([{ id: s.id, held: reach, verdict: null }])
+        const verdict = { kind, by, reason: 'looked at it' }
+        expect(await store.signals.judge(s.id, verdict, context)).toMatchObject({ verdict, handledAt: kind === 'dismissed' ? expect.any(Date) : null })
+        await expect(store.signals.judge(s.id, verdict, context)).rejects.toMatchObject({ code: 'conflict' })
+        expect((await store.signals.due(9)).map(d => d.id)).toEqual(kind === 'approved' ? [s.id] : [])
+        await store.signals.handled(s.id, { revocation: null, quarantine: null })
+        expect(await store.signals.list(9, true)).toEqual([])
+        expect((await store.audit.list({ subject: s.id, limit: 9 })).map(e => e.kind)).toEqual([
+          ...(kind === 'approved' ? ['signal.handled'] : []),
+          'signal.judged',
+          'signal.held',
+          'signal.received',
+        ])
+      }
+      await expect(store.signals.judge(newId('signal'), { kind: 'approved', by, reason: 'x' }, context)).rejects.toMatchObject({ code: 'not_found' })
     })
   })
 

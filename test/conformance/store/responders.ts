@@ -267,6 +267,26 @@ export function testResponders(name: string, makeStore: MakeStore): void {
     })
   })
 
+  describe(`shortening in ${name}`, () => {
+    it.each(['task', 'identity', 'credential'] as const)('by %s: the tasks and all below them end sooner, never later', async kind => {
+      const { store, advance } = await makeStore()
+      const top = await openTask(store, { lifeSeconds: 3_600 })
+      const below = await store.tasks.open(childOf(store, top, { lifeSeconds: 3_000 }), [], [], context)
+      const brief = await store.tasks.open(childOf(store, top, { lifeSeconds: 20 }), [], [], context)
+      const other = await openTask(store)
+      const c = await active(store, top)
+      const key = { task: top.id, identity: top.attestation.identity, credential: c.id }[kind]
+      expect(await store.tasks.shorten({ kind, key }, 60, context)).toBe(2)
+      expect(await store.tasks.shorten({ kind, key }, 600, context)).toBe(0)
+      expect((await store.tasks.get(brief.id))?.deadlineAt).toEqual(brief.deadlineAt)
+      expect((await store.tasks.get(other.id))?.deadlineAt).toEqual(other.deadlineAt)
+      await advance(61)
+      expect(await store.credentials.live(c.id)).toBeNull()
+      expect((await store.tasks.due(9)).map(d => d.id).sort()).toEqual([top.id, below.id, brief.id].sort())
+      expect((await store.audit.list({ subject: key, kind: 'task.shortened', limit: 9 })).map(e => e.data.tasks)).toEqual([0, 2])
+    })
+  })
+
   describe(`quarantines in ${name}`, () => {
     it('stop what is new and leave what is there, until they lapse; the workload hears the message', async () => {
       const { store, advance } = await makeStore()
