@@ -1,6 +1,10 @@
 import { decodeJwt } from 'jose'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type Caller, caller } from '../caller.js'
+import { compose } from '../../src/compose.js'
+import { createApp } from '../../src/http/app.js'
+import { createLog } from '../../src/log.js'
+import { doorsOf } from '../../src/serve.js'
+import { type Caller, caller, type Held } from '../caller.js'
 import { GITHUB, type House } from '../house.js'
 import {
   accepted,
@@ -13,6 +17,8 @@ import {
   type Door,
   es,
   explainDoor,
+  held,
+  http,
   issuer,
   keySet,
   newRequest,
@@ -61,6 +67,26 @@ describe('evidence, at every door that takes it, of issuers with ES256, RS256 an
       }
     } finally {
       await there.close()
+    }
+  })
+  it('T29 the issuer is disabled while a task of it runs: the task gets nothing new; the twin is a start with the issuer enabled', async () => {
+    const { config, store } = house.app
+    for (const enabled of [true, false]) {
+      const issuers = config.issuers.map(i => (i.name === 'es' ? { ...i, enabled } : i))
+      const shared = Object.assign(Object.create(store) as typeof store, { close: async () => {} })
+      const again = await compose({ ...config, issuers }, { log: createLog({ level: 'silent' }), store: async () => shared })
+      try {
+        const { task, token } = held.get('es') as Held
+        const path = `/v1/tasks/${task}/credentials`
+        const answer = await http({ ...house, http: createApp(doorsOf(again)) })
+          .post(path)
+          .set('Authorization', `DPoP ${token}`)
+          .set('DPoP', await ci.proof('POST', path, token))
+          .send({ capability: CAPABILITY })
+        expect([enabled, answer.status < 300]).toEqual([enabled, enabled])
+      } finally {
+        await again.close()
+      }
     }
   })
   it('T29 the issuer is registered twice under one URL: refused at load, whichever is enabled', async () => {
