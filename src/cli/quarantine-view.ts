@@ -8,6 +8,8 @@ export interface QuarantineView {
   readonly set_by: unknown
   readonly set_at: string
   readonly until: string
+  /** The act that it was set with. */
+  readonly revocation?: string | null
   readonly lifted_at: string | null
   readonly lifted_by: unknown
   readonly lift_reason: string | null

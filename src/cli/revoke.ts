@@ -4,7 +4,7 @@ import { Command } from 'commander'
 import { within } from '../domain/deadline.js'
 import { CliError, EXIT, usage } from './exit.js'
 import type { CredentialView, RevocationView } from './holder.js'
-import type { Answer, Auth, Broker } from './http.js'
+import type { Auth, Broker } from './http.js'
 import { demandOperatorToken, type OperatorFlags, type OutputFlags, seconds, withOperator, withOutput, withServer } from './options.js'
 import { clockTime, type Io, type Printer, plain, printer } from './output.js'
 import type { PlanView } from './plan.js'
@@ -130,7 +130,7 @@ async function execute(target: Target, flags: Flags, io: Io, print: Printer, way
   const { member } = await import('./holder.js')
   // One key for all attempts: a retry after a lost answer is the same act.
   const key = flags.idempotencyKey ?? randomUUID()
-  const answer = await broker.call(
+  const { body } = await broker.call(
     {
       method: 'POST',
       path: '/v1/revocations',
@@ -145,30 +145,36 @@ async function execute(target: Target, flags: Flags, io: Io, print: Printer, way
     },
     signal,
   )
-  const revocation = member<RevocationView & { readonly selector?: Selector }>(answer.body, 'revocation')
+  const revocation = member<RevocationView & { readonly selector?: Selector }>(body, 'revocation')
   print.say(`refused since ${clockTime(revocation.refused_since, true)}Z, ${revocation.id}`)
-  const newcomers = Array.isArray(answer.body.newcomers) ? (answer.body.newcomers as string[]) : []
+  const newcomers = Array.isArray(body.newcomers) ? (body.newcomers as string[]) : []
   if (newcomers.length > 0) {
     const more = newcomers.length - NEWCOMERS_TOLD
     print.say(`newcomers, which the plan had not seen: ${newcomers.slice(0, NEWCOMERS_TOLD).join(', ')}${more > 0 ? ` and ${more} more` : ''}`)
   }
   const selector = 'selector' in target ? target.selector : (revocation.selector ?? {})
-  const quarantine = flags.quarantine === undefined ? null : await quarantineOf(answer, selector, { broker, auth }, print, signal)
+  const quarantine = flags.quarantine === undefined ? null : await quarantineOf(revocation, selector, { broker, auth }, print, signal)
   return report({ revocation, selector, newcomers, quarantine }, flags, io, print, { broker, auth })
 }
 
-/** Named by the answer, or else the newest of the same selector. */
-async function quarantineOf(answer: Answer, selector: Selector, { broker, auth }: Way, print: Printer, signal: AbortSignal): Promise<string | null> {
+/** The answer does not name it: it is the one that was set with this act, or else the newest of the same selector. */
+async function quarantineOf(
+  { id: act }: RevocationView,
+  selector: Selector,
+  { broker, auth }: Way,
+  print: Printer,
+  signal: AbortSignal,
+): Promise<string | null> {
   const { listQuarantines } = await import('./quarantine-view.js')
-  const named = answer.body.quarantine as string | { readonly id?: string } | undefined
-  let id = typeof named === 'string' ? named : named?.id
-  if (id === undefined) {
-    const mine = tellSelector(selector)
-    const found = await listQuarantines(broker, auth, false, signal).catch(() => [])
-    id = found.filter(q => tellSelector(q.selector) === mine).sort((a, b) => (a.set_at < b.set_at ? 1 : -1))[0]?.id
-  }
-  print.say(id === undefined ? 'quarantined; its id: curfew quarantine list' : `quarantine ${id}: nothing new for ${tellSelector(selector)}`)
-  return id ?? null
+  const mine = tellSelector(selector)
+  const found = await listQuarantines(broker, auth, false, signal).catch(error => {
+    if (error instanceof CliError) return []
+    throw error
+  })
+  const same = found.filter(q => tellSelector(q.selector) === mine).sort((a, b) => (a.set_at < b.set_at ? 1 : -1))
+  const id = (found.find(q => q.revocation === act) ?? same[0])?.id ?? null
+  print.say(id === null ? 'quarantined; its id: curfew quarantine list' : `quarantine ${id}: nothing new for ${mine}`)
+  return id
 }
 
 interface Done {

@@ -178,8 +178,8 @@ function members(flags: SelectorFlags, names: readonly Name[]): Selector {
 /** Refuses what a quarantine cannot look at in something new. */
 export function checkQuarantinable(flags: SelectorFlags): void {
   const attributes = given(flags, ATTRIBUTES)
-  if (attributes.length === 0 && given(flags, SCOPES).length === 1) return
-  const not = given(flags, SELECTORS).filter(name => !QUARANTINABLE.includes(name))
+  const isScope = attributes.length === 0 && given(flags, SCOPES).length === 1
+  const not = isScope ? given(flags, ['issuedBefore']) : given(flags, SELECTORS).filter(name => !QUARANTINABLE.includes(name))
   if (not.length > 0) throw usage(`a quarantine cannot look at ${flagsOf(not)}`, `revoke first, then: curfew quarantine with ${flagsOf(QUARANTINABLE)}`)
 }
 

@@ -34,6 +34,8 @@ interface SignalView {
   readonly act: { readonly kind: string; readonly seconds?: number } | null
   readonly revocation: string | null
   readonly handled_at: string | null
+  /** Held: what its rule would end. */
+  readonly held?: { readonly credentials?: number; readonly tasks?: number } | null
 }
 
 export function command(io: Io, _words: readonly string[], done: (exit: number) => void): Command {
@@ -173,7 +175,7 @@ async function list(flags: OperatorOnly & { readonly held?: boolean }, io: Io): 
       found.length === 0
         ? ''
         : table(
-            ['id', 'source', 'type', 'severity', 'subject', 'received', 'rule', 'revocation'],
+            ['id', 'source', 'type', 'severity', 'subject', 'received', 'rule', flags.held ? 'would end' : 'revocation'],
             found.map(s => [
               s.id,
               s.source,
@@ -182,7 +184,7 @@ async function list(flags: OperatorOnly & { readonly held?: boolean }, io: Io): 
               Object.entries(s.subject).map(([k, v]) => `${k}=${v}`)[0],
               clockTime(s.received_at),
               s.rule,
-              s.revocation,
+              flags.held ? `${s.held?.credentials ?? '?'} credentials, ${s.held?.tasks ?? '?'} tasks` : s.revocation,
             ]),
           ),
     found.map(s => s.id),

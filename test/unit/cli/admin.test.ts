@@ -95,7 +95,7 @@ describe('on an embedded store', { timeout: 60_000 }, () => {
     const kids = (await on('keys', 'rotate', '--class', 'access', '-o', 'name')).out
     expect(kids).toBe((JSON.parse(rotated.out) as { kid: string }[]).map(k => `${k.kid}\n`).join(''))
     const all = await on('keys', 'list')
-    expect(all.out.match(/current/g)).toHaveLength(3)
+    expect(all.out.match(/current/g)).toHaveLength(4)
     expect(all.out.match(/next/g)).toHaveLength(2)
   })
 
@@ -131,7 +131,7 @@ describe('on an embedded store', { timeout: 60_000 }, () => {
     expect(out).toMatch(/^ok {4}node {7}Node \d+/m)
     expect(out).toMatch(/^ok {4}store {6}pglite, answers in \d+ ms, migrations are ours$/m)
     expect(out).toMatch(/^ok {4}clock/m)
-    expect(out).toMatch(/^ok {4}keys {7}3 sign, the oldest for 0 days/m)
+    expect(out).toMatch(/^ok {4}keys {7}4 sign, the oldest for 0 days/m)
     expect(out).toMatch(/^ok {4}work {7}overdue 0 s, stuck 0/m)
     expect(out).toMatch(/^warn {2}store {6}embedded.*\n {6}fix: set store.kind: postgres$/m)
     expect(err).toMatch(/^\d warnings, 0 failures: exit 0\n$/)

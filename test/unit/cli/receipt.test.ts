@@ -62,6 +62,7 @@ describe('show', () => {
   test('what is exposed is named with its end', async () => {
     const { receipt } = await revoked('demo/legacy')
     const { out } = await at.type('receipt', 'show', receipt)
+    expect(out).toMatch(/^guards +none, at seq 88121$/m)
     expect(golden(out)).toMatch(
       /destroyed +0\/1, 1 revoking\n.*\n.*\nexposed +crd_X demo\/legacy until TZ\nexposed until +DATE TZ\nfinal +no: read it again later\n/,
     )

@@ -222,6 +222,7 @@ describe('usage', () => {
     ['preview and now', [...WIDE, '--preview', '--now'], '--preview or --now, not both'],
     ['a quarantine of a preview', [...WIDE, '--preview', '--quarantine', '2h'], '--quarantine belongs to the act'],
     ['a quarantine of labels', ['--label', 'a=b', '--now', '--quarantine', '2h', '--reason', 'r'], 'a quarantine cannot look at --label'],
+    ['a quarantine of the past', ['--all', '--issued-before', '10m', '--now', '--quarantine', '2h', '--reason', 'r'], 'cannot look at --issued-before'],
     ['a plan and a selector', [PLAN, '--task', 'tsk_1'], 'a plan has its selector'],
     ['a preview of a plan', [PLAN, '--preview'], 'curfew show'],
     ['another kind of id', ['crd_1'], 'this is no id of a plan'],
