@@ -1,9 +1,9 @@
 /** Verb: may they. Policy's answer becomes a recorded decision; only a permit can become a Grant. */
 import type { Audience, Capability } from '../domain/capability.js'
-import { type Decision, denial, type PolicyRequest } from '../domain/decision.js'
+import { type Decision, denial, type PolicyRequest, strictest } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import { newId, type TaskId } from '../domain/ids.js'
-import type { TaskAttestation } from '../domain/task.js'
+import type { Task, TaskAttestation } from '../domain/task.js'
 import type { Context } from '../ports.js'
 import type { BrokerDeps } from './deps.js'
 
@@ -76,6 +76,30 @@ export async function authorize(deps: BrokerDeps, ask: Ask, context: Context): P
   if (decision.allowed) return decision
   await deps.store.decisions.deny(decision, context)
   throw denial(decision)
+}
+
+/**
+ * A permit for a task and for all above it: whoever is below may do what its parent may and policy lets it, whichever is less (I7).
+ * @param above nearest first.
+ */
+export async function authorizeBelow(deps: BrokerDeps, ask: Ask, above: readonly Task[], context: Context): Promise<Decision> {
+  const own = await authorize(deps, ask, context)
+  const permits: Decision[] = []
+  for (const t of above) {
+    const decision = decide(deps, { ...ask, attestation: t.attestation, task: { ...t, depth: t.ancestors.length } })
+    deps.meter.decided(decision.allowed ? 'permitted' : 'denied', decision.reason)
+    if (!decision.allowed) {
+      await deps.store.decisions.deny(decision, context)
+      // What was wrong with the claims of another workload is not the child's to hear.
+      throw new CurfewError('policy_denied', `a task above may not use ${decision.capability} any more`, {
+        reason: 'parent_denied',
+        decision: decision.id,
+        next: `ask an admin to look at decision ${decision.id}`,
+      })
+    }
+    permits.push(decision)
+  }
+  return strictest(own, permits)
 }
 
 /** Runs `act`, and records a denial that the store found under its locks (a marker, a cut-off, a tombstone) like any other. */

@@ -29,13 +29,13 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
     return { task, taskToken: token, issued: null }
   }
   const capability = capabilityFor(deps, ask.capabilities, ask.resource)
-  const { task, decisions, marks, context } = await planTask(deps, ask, requestId, signal)
+  const { task, above, decisions, marks, context } = await planTask(deps, ask, requestId, signal)
   const permit = decisions.find(d => d.capability === capability.name) as Decision
   // The deadline is the store's to set; the grant is clamped by the life asked for, and by the store once more.
   const now = deps.store.clock.now()
   const grant = Grant.from(
     { ...permit, task: task.id },
-    termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, capability.name, ask.ttlSeconds),
+    termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, above, capability.name, ask.ttlSeconds),
   )
   const others = decisions.filter(d => d !== permit)
   const issued = await issueGrant(deps, grant, { marks, context, open: { task, decisions: others } }, signal)

@@ -10,12 +10,13 @@ import type { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
 import type { Evidence } from '../domain/workload.js'
 import type { Context, CredentialEngine, IntendOptions } from '../ports.js'
-import { audienceOf, authorize, capabilityNamed, recordingDenials } from './authorize.js'
+import { audienceOf, authorizeBelow, capabilityNamed, recordingDenials } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import type { Holder } from './holder.js'
 import { hurryExpiry } from './hurry.js'
 import { evidenceMarks, identify } from './identify.js'
 import { remembered } from './open-task.js'
+import { tasksAbove } from './redeem.js'
 import { revoke } from './revoke.js'
 
 export interface CredentialAsk {
@@ -62,12 +63,14 @@ export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk
       },
     )
   }
-  const decision = await authorize(
+  const above = await tasksAbove(deps, task)
+  const decision = await authorizeBelow(
     deps,
     { attestation: task.attestation, capability, task: { ...task, depth: task.ancestors.length }, ttlSeconds: ask.ttlSeconds, proof: true },
+    above,
     context,
   )
-  const grant = Grant.from(decision, termsOf(deps, task, capability.name, ask.ttlSeconds))
+  const grant = Grant.from(decision, termsOf(deps, task, above, capability.name, ask.ttlSeconds))
   return issueGrant(deps, grant, { marks: [proofMark], context, ...(ask.idempotency ? { idempotency: ask.idempotency } : {}) }, signal)
 }
 
@@ -142,7 +145,8 @@ const overtaken = () => new CurfewError('task_ended', 'the credential was revoke
 /** Everything a Grant is clamped by, at database time. */
 export function termsOf(
   deps: BrokerDeps,
-  task: Pick<Task, 'id' | 'ancestors' | 'attestation' | 'jkt' | 'deadlineAt'>,
+  task: Pick<Task, 'id' | 'ancestors' | 'actors' | 'attestation' | 'jkt' | 'deadlineAt'>,
+  above: readonly Task[],
   capabilityName: string,
   askedTtlSeconds: number | null,
 ): GrantTerms {
@@ -154,12 +158,13 @@ export function termsOf(
     audience: audienceOf(deps, capability),
     task: task.id,
     ancestors: task.ancestors,
+    actors: task.actors,
     attestation: task.attestation,
     jkt: task.jkt,
     askedTtlSeconds,
     now: deps.store.clock.now(),
     taskDeadline: task.deadlineAt,
-    issuerMaxTtlSeconds: deps.issuers.get(task.attestation.issuer)?.maxTtlSeconds ?? 0,
+    issuerMaxTtlSeconds: Math.min(...[task, ...above].map(t => deps.issuers.get(t.attestation.issuer)?.maxTtlSeconds ?? 0)),
   }
 }
 

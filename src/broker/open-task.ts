@@ -6,14 +6,18 @@ import type { Secret } from '../domain/secret.js'
 import type { NewTask, Task, TaskAttestation } from '../domain/task.js'
 import type { Attestation, Evidence, Mark } from '../domain/workload.js'
 import type { Context } from '../ports.js'
-import { authorize, capabilityNamed, recordingDenials } from './authorize.js'
+import { authorizeBelow, capabilityNamed, recordingDenials } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import { evidenceMarks, identify } from './identify.js'
 import { type Presented, prove } from './prove.js'
+import { attestationBelow, childBelow, redeem } from './redeem.js'
 import { signTaskToken } from './task-token.js'
 
 export interface TaskAsk {
-  readonly evidence: Evidence
+  /** Null below a grant that is bound to the caller's key. */
+  readonly evidence: Evidence | null
+  /** Opens the task below the one that gave this. */
+  readonly grant: string | null
   readonly presented: Presented
   readonly purpose: string
   readonly capabilities: readonly string[]
@@ -32,6 +36,8 @@ export interface OpenedTask {
 export interface PlannedTask {
   readonly task: NewTask
   readonly decisions: readonly Decision[]
+  /** Nearest first; their permits are needed as well. */
+  readonly above: readonly Task[]
   readonly marks: readonly Mark[]
   readonly context: Context
 }
@@ -44,34 +50,43 @@ export async function openTask(deps: BrokerDeps, ask: TaskAsk, requestId: string
 
 export async function planTask(deps: BrokerDeps, ask: TaskAsk, requestId: string | null, signal: AbortSignal): Promise<PlannedTask> {
   const { jkt, mark } = await prove(deps, ask.presented)
-  const attestation = await identify(deps, ask.evidence, signal)
-  const marks = [mark, ...(await evidenceMarks(deps, attestation, jkt))]
+  const redeemed = ask.grant === null ? null : await redeem(deps, ask.grant, jkt)
+  const own = ask.evidence && (await identify(deps, ask.evidence, signal))
+  const attestation = redeemed ? attestationBelow(redeemed, own && remembered(own)) : own && remembered(own)
+  if (!attestation) throw new CurfewError('malformed', 'evidence is required', { reason: 'parameter_missing', field: 'subject_token' })
+  const marks = [mark, ...(redeemed ? [redeemed.mark] : []), ...(own ? await evidenceMarks(deps, own, jkt) : [])]
   const context: Context = { requestId, actor: { kind: 'workload', id: attestation.identity } }
 
   const lifeSeconds = ask.lifeSeconds ?? deps.tasks.defaultLifeSeconds
   if (lifeSeconds > deps.tasks.maxLifeSeconds) {
     throw new CurfewError('malformed', `a task may live ${deps.tasks.maxLifeSeconds} seconds at most`, { reason: 'life_too_long', field: 'life_seconds' })
   }
-  const task: NewTask = {
-    id: newId('task'),
+  const asked = {
     purpose: ask.purpose,
     capabilities: [...new Set(ask.capabilities)],
     parent: null,
     ancestors: [],
+    actors: [],
     // The issuer's registration names the owner; a caller may name one only where it does not.
     owner: attestation.owner ?? ask.owner,
-    labels: ask.labels,
     lifeSeconds,
+  }
+  const task: NewTask = {
+    ...(redeemed ? childBelow(deps, redeemed, attestation, asked) : asked),
+    id: newId('task'),
+    labels: ask.labels,
     heartbeatSeconds: ask.heartbeatSeconds,
-    attestation: remembered(attestation),
+    attestation,
     jkt,
   }
+  const above = redeemed?.above ?? []
   const decisions: Decision[] = []
   for (const [i, name] of task.capabilities.entries()) {
     const capability = capabilityNamed(deps, name, `capabilities.${i}`)
-    decisions.push(await authorize(deps, { attestation, capability, task: { ...task, depth: 0 }, ttlSeconds: null, proof: true }, context))
+    const judged = { attestation, capability, task: { ...task, depth: above.length }, ttlSeconds: null, proof: true }
+    decisions.push(await authorizeBelow(deps, judged, above, context))
   }
-  return { task, decisions, marks, context }
+  return { task, above, decisions, marks, context }
 }
 
 /** What a task keeps of an attestation: all but the one-time parts. */

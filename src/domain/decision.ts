@@ -1,4 +1,5 @@
 /** Owns policy's answer and the one type that proves a permit was given: nothing is issued without a Grant. */
+import type { Acting } from './actors.js'
 import { type Audience, BEARER_MAX_SECONDS, type Capability, type RevocationClass, weakerClass } from './capability.js'
 import { CurfewError } from './errors.js'
 import type { CredentialId, DecisionId, PolicyId, TaskId } from './ids.js'
@@ -59,6 +60,17 @@ export interface Decision {
   readonly attributes: Readonly<Record<string, unknown>>
 }
 
+/** One permit out of the permits of a task and of all above it: each had to be given, and each demand stands. */
+export function strictest(own: Decision, above: readonly Decision[]): Decision {
+  const all = [own, ...above]
+  const ttls = all.flatMap(d => d.obligations.maxTtlSeconds ?? [])
+  return {
+    ...own,
+    policies: [...new Set(all.flatMap(d => d.policies))],
+    obligations: { maxTtlSeconds: ttls.length > 0 ? Math.min(...ttls) : null, requireProof: all.some(d => d.obligations.requireProof) },
+  }
+}
+
 export interface GrantTerms {
   readonly credential: CredentialId
   readonly capability: Capability
@@ -66,6 +78,8 @@ export interface GrantTerms {
   readonly audience: Audience | null
   readonly task: TaskId
   readonly ancestors: readonly TaskId[]
+  /** As the task has them. */
+  readonly actors: readonly Acting[]
   readonly attestation: TaskAttestation
   readonly jkt: string | null
   readonly askedTtlSeconds: number | null

@@ -14,6 +14,7 @@ const PREFIXES = {
   signal: 'sig',
   policy: 'pol',
   operator: 'opr',
+  grant: 'grn',
 } as const
 
 export type IdKind = keyof typeof PREFIXES

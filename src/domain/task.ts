@@ -1,4 +1,5 @@
 /** Owns the unit of work: who does what, until when, and how it ends. */
+import type { Acting } from './actors.js'
 import type { TaskId } from './ids.js'
 import type { Attestation } from './workload.js'
 
@@ -14,6 +15,8 @@ export interface NewTask {
   readonly parent: TaskId | null
   /** Nearest first, at most MAX_ANCESTORS. */
   readonly ancestors: readonly TaskId[]
+  /** Whose work it does: the identities above it, nearest first, the principal last. Empty when it acts for itself. */
+  readonly actors: readonly Acting[]
   readonly owner: string | null
   readonly labels: Readonly<Record<string, string>>
   /** Life from now, in seconds; the deadline is set by the store's clock. */

@@ -30,6 +30,9 @@ export interface Mark {
   readonly holder?: string
 }
 
+/** The marks of one-time grants: a child task is opened by each at most once. */
+export const GRANT_NAMESPACE = 'grant'
+
 export interface Attestation {
   /** The configured name of the trust issuer, and its id. */
   readonly issuer: string

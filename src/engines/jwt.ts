@@ -1,6 +1,7 @@
 /** Owns the engine of signed access tokens (RFC 9068): nothing lives at a target, so the commit is the death at every verifier that asks. */
 import { isDeepStrictEqual } from 'node:util'
 import type { JWTPayload } from 'jose'
+import { actingOf, actOf, principalOf } from '../domain/actors.js'
 import type { Probe } from '../domain/credential.js'
 import type { Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
@@ -58,17 +59,22 @@ export function jwtEngine(deps: JwtEngineDeps): CredentialEngine {
 function claimsOf(issuerUrl: string, grant: Grant): JWTPayload {
   const { terms } = grant
   const uri = terms.audience?.uri as string
+  const self = actingOf(terms.attestation)
+  const principal = principalOf(self, terms.actors)
+  const act = actOf(self, terms.actors)
   return {
     iss: issuerUrl,
     aud: uri,
     client_id: terms.attestation.identity,
-    sub: terms.attestation.identity,
+    sub: principal.identity,
     jti: grant.id,
     iat: grant.issuedAt,
     nbf: grant.issuedAt,
     exp: grant.issuedAt + grant.ttlSeconds,
     task: { id: terms.task, ancestors: [...terms.ancestors] },
     trust_issuer: terms.attestation.issuerId,
+    // The principal was vouched for by another, which a revocation may name as well.
+    ...(act ? { act, sub_issuer: principal.issuer } : {}),
     // Absent when none was granted: an empty one is no scope at all (RFC 6749 section 3.3).
     ...(terms.capability.scopes.length > 0 ? { scope: terms.capability.scopes.join(' ') } : {}),
     authorization_details: [

@@ -3,6 +3,7 @@ import { timingSafeEqual } from 'node:crypto'
 import type { Express, Request } from 'express'
 import type { z } from 'zod'
 import type { Exchanged } from '../broker/exchange.js'
+import { looksLikeGrant } from '../broker/grant-token.js'
 import type { Audience } from '../domain/capability.js'
 import { CurfewError } from '../domain/errors.js'
 import { parseStrict } from '../domain/json.js'
@@ -30,12 +31,12 @@ export function oauthRoutes(app: Express, doors: Doors): void {
     answer: async ({ body, presented, requestId, signal }) => {
       if (body.grant_type !== EXCHANGE)
         throw new CurfewError('malformed', `the only grant type here is ${EXCHANGE}`, { reason: 'grant_type_unsupported', field: 'grant_type' })
-      const evidence = required(body.subject_token, 'subject_token')
-      parse(evidenceType, required(body.subject_token_type, 'subject_token_type'), 'subject_token_type')
+      const { evidence, grant, told } = presentedTokens(body)
       const task = readTaskObject(type, required(body.authorization_details, 'authorization_details'))
-      const exchanged = await broker.exchange(
+      const exchange = broker.exchange(
         {
-          evidence: { type: 'jwt', token: evidence },
+          evidence: evidence === null ? null : { type: 'jwt', token: evidence },
+          grant,
           presented,
           purpose: task.purpose,
           capabilities: task.capabilities,
@@ -49,6 +50,7 @@ export function oauthRoutes(app: Express, doors: Doors): void {
         requestId,
         signal,
       )
+      const exchanged = await exchange.catch(told)
       return { status: 200, body: tokenAnswer(type, exchanged, doors.store.clock.now(), body.requested_token_type ?? ACCESS_TOKEN) }
     },
   })
@@ -80,6 +82,35 @@ export function oauthRoutes(app: Express, doors: Doors): void {
     },
   })
 }
+
+/**
+ * Evidence is a subject token; a grant of ours is one as well, and then the child's evidence is the actor token (RFC 8693 section 2.1).
+ * `told` calls the offending field by the name that it has here.
+ */
+function presentedTokens(body: z.output<typeof tokenForm>): { evidence: string | null; grant: string | null; told: (error: unknown) => never } {
+  const subject = required(body.subject_token, 'subject_token')
+  const type = parse(evidenceType, required(body.subject_token_type, 'subject_token_type'), 'subject_token_type')
+  const actor = body.actor_token ?? null
+  if (actor !== null) parse(evidenceType, required(body.actor_token_type, 'actor_token_type'), 'actor_token_type')
+  else if (body.actor_token_type !== undefined)
+    throw new CurfewError('malformed', 'there is no actor_token of that type', { reason: 'parameter_unexpected', field: 'actor_token_type' })
+  if (actor === null && !looksLikeGrant(subject)) return { evidence: subject, grant: null, told: raise }
+  if (type !== JWT) throw new CurfewError('malformed', `a grant is of type ${JWT}`, { reason: 'invalid_field', field: 'subject_token_type' })
+  const names: Readonly<Record<string, string>> = { parent_grant: 'subject_token', subject_token: 'actor_token' }
+  return {
+    evidence: actor,
+    grant: subject,
+    told: error => {
+      const field = error instanceof CurfewError ? names[error.facts.field ?? ''] : undefined
+      return raise(field === undefined ? error : renamed(error as CurfewError, field))
+    },
+  }
+}
+
+const raise = (error: unknown): never => {
+  throw error
+}
+const renamed = (error: CurfewError, field: string) => new CurfewError(error.code, error.message, { ...error.facts, field }, { cause: error.cause })
 
 function required(value: string | undefined, field: string): string {
   if (value === undefined) throw new CurfewError('malformed', 'this parameter is required', { reason: 'parameter_missing', field })

@@ -6,7 +6,7 @@ import { notFound } from '../broker/holder.js'
 import { isId } from '../domain/ids.js'
 import { singleHeader } from './request.js'
 import { type Caller, type Doors, parse, route } from './route.js'
-import { credentialBody, emptyBody, idempotencyKey, openTaskBody, outcomeBody } from './schemas.js'
+import { credentialBody, emptyBody, grantBody, idempotencyKey, openTaskBody, outcomeBody } from './schemas.js'
 import { credentialView, revocationView, taskView } from './views.js'
 
 export function taskRoutes(app: Express, doors: Doors): void {
@@ -20,7 +20,8 @@ export function taskRoutes(app: Express, doors: Doors): void {
     answer: async ({ body, presented, requestId, signal }) => {
       const { task, token } = await broker.openTask(
         {
-          evidence: { type: 'jwt', token: body.subject_token },
+          evidence: body.subject_token === undefined ? null : { type: 'jwt', token: body.subject_token },
+          grant: body.parent_grant ?? null,
           presented,
           purpose: body.purpose,
           capabilities: body.capabilities,
@@ -83,6 +84,26 @@ export function taskRoutes(app: Express, doors: Doors): void {
         headers: { Location: `/v1/credentials/${credential.id}` },
         body: { credential: credentialView(credential), secret: secret.reveal(), ...token },
       }
+    },
+  })
+
+  route(app, doors, {
+    method: 'post',
+    path: '/v1/tasks/:task/grants',
+    who: { holder: true },
+    json: grantBody,
+    answer: async ({ body, caller, requestId }) => {
+      const { grant, expiresInSeconds } = await broker.delegate(
+        holderOf(caller),
+        {
+          capabilities: body.capabilities,
+          to: { identity: body.to.identity ?? null, jkt: body.to.jkt ?? null },
+          lifeSeconds: body.life_seconds ?? null,
+          purpose: body.purpose ?? null,
+        },
+        requestId,
+      )
+      return { status: 201, body: { grant: grant.reveal().token, expires_in: expiresInSeconds } }
     },
   })
 

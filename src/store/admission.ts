@@ -5,7 +5,7 @@ import { CurfewError } from '../domain/errors.js'
 import type { TaskId } from '../domain/ids.js'
 import type { SelectorKind } from '../domain/revocation.js'
 import { MAX_ANCESTORS, type NewTask, type TaskAttestation, type TaskState } from '../domain/task.js'
-import { holdsFor, type Where } from '../domain/where.js'
+import { type Workload as Attested, holdsFor, type Where } from '../domain/where.js'
 
 /** What these rules look at of a task. */
 export interface TaskFacts {
@@ -18,6 +18,8 @@ export interface TaskFacts {
   readonly issuer: string
   readonly issuerId: string
   readonly run: string | null
+  /** Of tasks above another, and only where attributes are compared. */
+  readonly attestation?: Attested
 }
 
 /** Read under the cut-off lock; `tasks` also under their row locks. */
@@ -93,21 +95,29 @@ interface Asking {
   readonly capabilities: readonly string[]
 }
 
-/** Throws `policy_denied` when a tombstone, a quarantine, or a cut-off at or after `since` hits. */
-function refuseBarred(facts: Facts, w: { issuerId: string; run: string | null }, scopes: readonly string[], since: Date, asking: Asking | null): void {
-  if (w.run !== null && facts.tombstones.has(runKey(w.issuerId, w.run)))
+/** Throws `policy_denied` when a tombstone, a quarantine, or a cut-off at or after `since` hits. Tombstones and quarantines hit all below as well. */
+function refuseBarred(
+  facts: Facts,
+  w: { issuerId: string; run: string | null; ancestors: readonly TaskId[] },
+  own: readonly string[],
+  since: Date,
+  asking: Asking | null,
+): void {
+  const above = w.ancestors.flatMap(a => facts.tasks.get(a) ?? [])
+  if ([w, ...above].some(x => x.run !== null && facts.tombstones.has(runKey(x.issuerId, x.run))))
     throw barred('tombstoned', 'this job run was revoked: it may not begin anything new', 'start a new run')
-  const scope = scopes.find(s => facts.quarantines.has(s))
-  const filter = asking && facts.filters.find(f => holdsFor(f.where, asking.attestation, asking.capabilities))
+  const scope = [...own, ...above.flatMap(workloadScopes)].find(s => facts.quarantines.has(s))
+  const filter =
+    asking && facts.filters.find(f => [asking, ...above].some(({ attestation: a }) => a !== undefined && holdsFor(f.where, a, asking.capabilities)))
   if (scope !== undefined || filter) {
     const message = (scope !== undefined ? facts.quarantines.get(scope) : filter?.message) ?? null
     throw barred('quarantined', `new credentials are denied for this workload for now${message === null ? '' : `: ${message}`}`, 'ask a responder')
   }
-  if (isCut(facts, scopes, since)) throw barred('cut_off', 'what this rests on was revoked', 'attest again with new evidence')
+  if (isCut(facts, own, since)) throw barred('cut_off', 'what this rests on was revoked', 'attest again with new evidence')
 }
 
 /** The verifiers' own rule (architecture.md section 7): at the cut-off is before it. */
-const isCut = (facts: Facts, scopes: readonly string[], since: Date): boolean =>
+export const isCut = (facts: Facts, scopes: readonly string[], since: Date): boolean =>
   scopes.some(s => (facts.cutOffs.get(s)?.getTime() ?? Number.NEGATIVE_INFINITY) >= since.getTime())
 
 /** Throws `not_found` or `task_ended` unless the task and all above it are open, in time, and opened after every cut-off of their workload. */
@@ -132,7 +142,7 @@ export interface Opening {
 /** A child's ancestors are its parent and the parent's own, all open, and it ends no later than they (P57). */
 export function judgeOpening(facts: Facts, task: NewTask): Opening {
   const a = task.attestation
-  refuseBarred(facts, a, openScopes(task), a.evidenceAt, { attestation: a, capabilities: task.capabilities })
+  refuseBarred(facts, { ...workloadOf(a), ancestors: task.ancestors }, openScopes(task), a.evidenceAt, { attestation: a, capabilities: task.capabilities })
   // Evidence of an issuer whose clock runs fast is no way around a cut-off.
   if (isCut(facts, workloadScopes(a), facts.now)) throw barred('cut_off', 'what this rests on was revoked', 'attest again with new evidence')
   const parent = task.parent === null ? null : refuseEnded(facts, task.parent)
@@ -149,7 +159,8 @@ export function judgeAttesting(facts: Facts, id: TaskId, fresh: TaskAttestation)
   if (fresh.identity !== task.identity || fresh.issuerId !== task.issuerId) {
     throw new CurfewError('attestation_refused', 'this evidence is of another workload than the task', { reason: 'identity_mismatch', field: 'subject_token' })
   }
-  refuseBarred(facts, fresh, [...workloadScopes(fresh), scopeOf('task', id)], fresh.evidenceAt, { attestation: fresh, capabilities: [] })
+  const scopes = [...workloadScopes(fresh), scopeOf('task', id)]
+  refuseBarred(facts, { ...workloadOf(fresh), ancestors: task.ancestors }, scopes, fresh.evidenceAt, { attestation: fresh, capabilities: [] })
 }
 
 /** All that `intend` and `record` check. Answers when the credential ends at the latest. */

@@ -117,6 +117,11 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
           `select c.* from curfew.credentials c
            where c.id = $1 and c.state = 'active' and c.expires_at > curfew.now()
              and not exists (select 1 from curfew.tasks t where t.id = any(array_append(c.ancestors, c.task)) and (t.state <> 'open' or t.deadline_at <= curfew.now()))
+             -- A task that a scope hits has ended with all below it, though its rows are closed behind the cut-off.
+             and not exists (
+               select 1 from curfew.tasks t join curfew.revocations r
+                 on r.scope = any(array['identity:' || t.identity, 'issuer:' || t.issuer, 'issuer:' || t.issuer_id, 'all:*']) and r.issued_before >= t.opened_at
+               where t.id = any(array_append(c.ancestors, c.task)))
              and not exists (
                select 1 from curfew.revocations r
                where r.scope = any(array['identity:' || c.identity, 'issuer:' || c.issuer, 'issuer:' || c.issuer_id, 'key:' || c.kid, 'capability:' || c.capability, 'all:*',

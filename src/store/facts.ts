@@ -1,7 +1,7 @@
 /** Owns reading, under their locks, the facts that admission judges: cut-off lock, then tasks in id order, then everything else. */
 import type { TaskId } from '../domain/ids.js'
 import { whereOf } from '../domain/where.js'
-import type { Facts, TaskFacts } from './admission.js'
+import { type Facts, runKey, type TaskFacts } from './admission.js'
 import { CUTOFF_LOCK, type Row, type Tx } from './sql.js'
 
 /** Issuing holds it shared and a revocation's commit exclusively: without it, row locks do not order an issue against the cut-off of an identity (security.md 3.3). */
@@ -44,7 +44,7 @@ const taskFacts = (r: Row): TaskFacts => ({
   run: r.run as string | null,
 })
 
-/** @param scopes whatever could bar; @param runs keys of `runKey`. */
+/** @param scopes whatever could bar; @param runs keys of `runKey`; those of `tasks` are looked at in any case. */
 export async function readFacts(tx: Tx, tasks: ReadonlyMap<string, TaskFacts>, scopes: Iterable<string>, runs: Iterable<string>): Promise<Facts> {
   const rows = await tx.query<{ what: string; key: string; at: Date; message: string | null; filter: Record<string, unknown> | null }>(
     `select 'now' as what, '' as key, curfew.now() as at, null as message, null::jsonb as filter
@@ -52,15 +52,26 @@ export async function readFacts(tx: Tx, tasks: ReadonlyMap<string, TaskFacts>, s
      union all select 'quarantine', coalesce(scope, ''), until, message, filter from curfew.quarantines
        where (scope = any($1::text[]) or filter is not null) and lifted_at is null and until > (select curfew.now())
      union all select 'tombstone', run, until, null, null from curfew.tombstones where run = any($2::text[]) and until > (select curfew.now())`,
-    [[...new Set(scopes)], [...new Set(runs)]],
+    [[...new Set(scopes)], [...new Set([...runs, ...[...tasks.values()].flatMap(t => (t.run === null ? [] : [runKey(t.issuerId, t.run)]))])]],
   )
   const of = (what: string) => rows.filter(r => r.what === what)
+  const filters = of('quarantine').flatMap(r => (r.filter ? [{ where: whereOf(r.filter), message: r.message }] : []))
   return {
     now: of('now')[0]?.at as Date,
-    tasks,
+    tasks: filters.length > 0 ? await withAttestations(tx, tasks) : tasks,
     cutOffs: new Map(of('cut_off').map(r => [r.key, r.at])),
     quarantines: new Map(of('quarantine').flatMap(r => (r.filter ? [] : [[r.key, r.message]]))),
-    filters: of('quarantine').flatMap(r => (r.filter ? [{ where: whereOf(r.filter), message: r.message }] : [])),
+    filters,
     tombstones: new Set(of('tombstone').map(r => r.key)),
   }
+}
+
+/** What a quarantine of attributes says of a task holds for all below it. Without one nobody needs these, and they are large. */
+async function withAttestations(tx: Tx, tasks: ReadonlyMap<string, TaskFacts>): Promise<ReadonlyMap<string, TaskFacts>> {
+  if (tasks.size === 0) return tasks
+  const rows = await tx.query<{ id: string; attestation: NonNullable<TaskFacts['attestation']> }>(
+    'select id, attestation from curfew.tasks where id = any($1::text[])',
+    [[...tasks.keys()]],
+  )
+  return new Map(rows.map(r => [r.id, { ...(tasks.get(r.id) as TaskFacts), attestation: r.attestation }]))
 }

@@ -1,6 +1,6 @@
 /** Owns one-time things: consumed in the transaction that acts, exactly once, whatever else forgets. */
 import { CurfewError } from '../domain/errors.js'
-import type { Mark } from '../domain/workload.js'
+import { GRANT_NAMESPACE, type Mark } from '../domain/workload.js'
 import type { ReplayGuard } from '../ports.js'
 import { rowsJson, type Sql, type Tx } from './sql.js'
 
@@ -9,6 +9,12 @@ export const MARK_MARGIN = 60
 
 /** The refusal of a mark that another has consumed. */
 export function replayed(namespace: string): CurfewError {
+  if (namespace === GRANT_NAMESPACE)
+    return new CurfewError('attestation_refused', 'this grant was used before', {
+      reason: 'replayed',
+      field: 'parent_grant',
+      next: 'ask the holder of the task above for another',
+    })
   return namespace.startsWith('dpop:')
     ? new CurfewError('proof_refused', 'this proof was used before', { reason: 'replayed', field: 'DPoP' })
     : new CurfewError('attestation_refused', 'this evidence was used before', {

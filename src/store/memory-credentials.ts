@@ -6,7 +6,7 @@ import type { Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import { byBroker, type Revocation } from '../domain/revocation.js'
 import type { CredentialStore, IntendOptions, Minted } from '../ports.js'
-import { capabilityFull, type Facts, issueOfRow, issueScopes, judgeStanding } from './admission.js'
+import { capabilityFull, type Facts, isCut, issueOfRow, issueScopes, judgeStanding, workloadScopes } from './admission.js'
 import type { CutOff } from './closing.js'
 import { assertDead, postponed } from './destroying.js'
 import { credentialDead, credentialMade, destroyFailed, handleRecorded } from './events.js'
@@ -222,8 +222,8 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
 /** Task and ancestors open by their own rows, and no cut-off at or after this row's `iat`. */
 function stands(facts: Facts, c: CredentialRow): boolean {
   const tasks = [c.task, ...c.ancestors].map(id => facts.tasks.get(id))
-  if (tasks.some(t => t?.state !== 'open' || t.deadlineAt <= facts.now)) return false
-  return !issueScopes(issueOfRow(c, c.kid, null)).some(s => (facts.cutOffs.get(s)?.getTime() ?? Number.NEGATIVE_INFINITY) >= c.issuedAt.getTime())
+  if (tasks.some(t => t?.state !== 'open' || t.deadlineAt <= facts.now || isCut(facts, workloadScopes(t), t.openedAt))) return false
+  return !isCut(facts, issueScopes(issueOfRow(c, c.kid, null)), c.issuedAt)
 }
 
 export function cutOffOf({ revocation: r, issuedBefore }: RevocationRow): CutOff {

@@ -50,6 +50,7 @@ export function grantOf(at: Date, over: Partial<Capability> & { ttl?: number } =
     audience: null,
     task,
     ancestors: [],
+    actors: [],
     attestation,
     jkt: 'thumbprint',
     askedTtlSeconds: ttl,

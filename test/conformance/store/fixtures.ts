@@ -60,6 +60,7 @@ export function newTask(store: Store, over: Partial<NewTask> = {}): NewTask {
     capabilities: ['db/orders-ro'],
     parent: null,
     ancestors: [],
+    actors: [],
     owner: 'team-a',
     labels: { ticket: 'OPS-1' },
     lifeSeconds: 3_600,
@@ -114,7 +115,7 @@ export const capability = ({ name = 'db/orders-ro', maxLive = 1_000, revocation 
   revocation,
 })
 
-type GrantFor = Pick<Task, 'id' | 'ancestors' | 'attestation' | 'jkt'> & { readonly deadlineAt?: Date }
+type GrantFor = Pick<Task, 'id' | 'ancestors' | 'actors' | 'attestation' | 'jkt'> & { readonly deadlineAt?: Date }
 
 export function grantFor(store: Store, task: GrantFor, over: CapabilityLike & { ttl?: number; decision?: Decision; issuedAt?: Date } = {}): Grant {
   const named = capability(over)
@@ -126,6 +127,7 @@ export function grantFor(store: Store, task: GrantFor, over: CapabilityLike & { 
     audience: null,
     task: task.id,
     ancestors: task.ancestors,
+    actors: task.actors,
     attestation: task.attestation,
     jkt: task.jkt,
     askedTtlSeconds: over.ttl ?? null,
