@@ -152,9 +152,9 @@ export async function refuse(
 }
 
 function auditKind(error: CurfewError): AuditKind {
+  if (error.facts.reason === 'operator_refused') return 'operator.refused'
   if (error.code === 'attestation_refused' || error.code === 'attestation_stale') return 'attestation.refused'
   if (error.code === 'proof_refused') return 'proof.refused'
-  if (error.facts.reason === 'operator_refused') return 'operator.refused'
   return 'request.refused'
 }
 

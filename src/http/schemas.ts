@@ -13,10 +13,7 @@ const line = (max: number) =>
     .string()
     .min(1)
     .max(max)
-    .refine(
-      s => !/[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/u.test(s),
-      'must be one line without control or formatting characters',
-    )
+    .refine(s => !/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u.test(s), 'must be one line without control or formatting characters')
     .refine(s => s === s.trim(), 'must not begin or end with a space')
 
 const word = z.string().regex(/^[a-z][a-z0-9_-]{0,62}$/, 'must be lower-case letters, digits, _ and -')

@@ -40,6 +40,9 @@ export const github: Profile = {
   normalise(payload, issuer) {
     const repository = required(payload, 'repository_id')
     if (!/^\d{1,20}$/.test(repository)) return refuse('claim_invalid', 'repository_id')
+    // Code of a stranger with the repository's own name on it: refused as soon as the token says so (T36).
+    const head = text(payload, 'head_repository_id')
+    if (head !== null && head !== repository) return refuse('fork_refused', 'head_repository_id')
     const event = required(payload, 'event_name')
     if (!ORDINARY.has(event) && !issuer.allowEvents.includes(event)) return refuse('event_refused', 'event_name')
     const attributes: Record<string, string> = { repository_id: repository }
