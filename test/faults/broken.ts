@@ -4,7 +4,7 @@ import pg from 'pg'
 const SETTLE = /set state = 'active'/
 const FENCE = /and version = \$2 and state = 'pending' and deadline_at > curfew\.now\(\)/
 
-/** `settle` no longer asks whether the row is still the one that was intended; the trigger that would stop it is off in the store of such a run. */
+/** `settle` no longer asks whether the row is still the one that was intended; the trigger and the constraint that would stop it are off in the store of such a run. */
 export function breakFence(): void {
   const { prototype } = pg.Client as unknown as { prototype: { query: (config: unknown, ...more: unknown[]) => unknown } }
   const plain = prototype.query

@@ -6,7 +6,7 @@ import { clientsOf, type Ledger, newLedger } from './ledger.js'
 import { shuffled } from './load.js'
 import { type Report, say } from './report.js'
 import { clearedWithin, type Thing, text, upstream } from './upstream.js'
-import { type Broker, NEVER_MS, TIMERS, type World } from './world.js'
+import { type Broker, kill, NEVER_MS, TIMERS, type World } from './world.js'
 
 /** When the broker comes back, Vault's switch must be the slower of the two, or it would clean up before the sweep (20 s after intend) has a chance to. */
 export const SLOW_SWITCH_SECONDS = 30
@@ -116,7 +116,7 @@ export async function issueCases(world: World, report: Report, seed: number): Pr
       { ledger, mark },
     )
   } finally {
-    await healthy.child.stop()
+    await kill(healthy.child)
   }
 }
 
@@ -137,7 +137,7 @@ export async function settled(world: World, report: Report): Promise<void> {
       for (const thing of left) c.orphan(`${text(thing)} is left`)
       return `rows ${seen.map(r => `${r.n} ${r.state}`).join(', ')}, ${left.length} things upstream, ${open.length} tasks still open`
     } finally {
-      await healthy.child.stop()
+      await kill(healthy.child)
     }
   })
 }

@@ -1,10 +1,13 @@
 /** Owns what Redis does to us under load: F01, F02, F07, F10, F11. Every one has the same seed and the same twin. */
+
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isAbsent } from '../../src/dev/find.js'
 import type { Child } from '../../src/dev/process.js'
+import { startRedis } from '../../src/dev/redis.js'
 import { LOAD_SWEEP_MS, tally, underLoad } from './load.js'
-import type { Case, Report } from './report.js'
-import { say } from './report.js'
-import type { Broker, World } from './world.js'
+import { type Case, type Report, say } from './report.js'
+import { type Broker, kill, NEVER_MS, type World } from './world.js'
 
 /** A revocation that no job hurries is found by the next sweep; then it is destroyed at Vault and the target like any other. */
 const DESTROY_MS = 2_500
@@ -32,7 +35,7 @@ export async function redisCases(world: World, report: Report, seed: number): Pr
     Object.assign(pair, { broker, worker })
     return broker
   }
-  const stop = () => Promise.all([pair.broker?.child.stop(), pair.worker?.stop()])
+  const stop = () => Promise.all([pair.broker, pair.worker].map(one => one && kill('child' in one ? one.child : one)))
 
   async function load(name: string, during: () => Promise<void>, heal?: () => Promise<void>, strict = true): Promise<void> {
     await report.case(name, async c => {
@@ -50,7 +53,7 @@ export async function redisCases(world: World, report: Report, seed: number): Pr
 
   try {
     await start()
-    await load('F01–F11 twin: load without a fault', () => sleep(3_000))
+    await load('F01–F11, F34, F41 twin: the same load without a fault', () => sleep(3_000))
     await load(
       'F01 Redis stopped under load, and back',
       async () => {
@@ -93,7 +96,7 @@ export async function redisCases(world: World, report: Report, seed: number): Pr
       for (const one of refused) {
         if (one.status === 'fulfilled') {
           c.wrong('it started')
-          await ('child' in one.value ? one.value.child : one.value).stop()
+          await kill('child' in one.value ? one.value.child : one.value)
         } else c.expect(/ended with 2.*noeviction/s.test(String(one.reason?.message)), `it did not start, for another reason: ${one.reason?.message}`)
       }
       return 'both ended with 2 and name the setting'
@@ -110,4 +113,35 @@ export async function redisCases(world: World, report: Report, seed: number): Pr
   } finally {
     await stop()
   }
+}
+
+interface Ready {
+  readonly lines: readonly { readonly name: string; readonly status: string; readonly detail: string }[]
+}
+
+/** A Redis of its own, because the look that finds it comes once a minute: changed now, judged when the others are done. */
+export async function changedLater(world: World): Promise<(report: Report) => Promise<void>> {
+  const redis = await startRedis({ dir: join(world.dir, 'other-redis'), own: true })
+  if (isAbsent(redis)) throw new Error(redis.absent)
+  const broker = await world.broker({ redisUrl: redis.url, timers: { sweepMs: NEVER_MS, reconcileMs: NEVER_MS } })
+  const queue = async () => {
+    const { lines } = (await (await fetch(`http://127.0.0.1:${broker.internal}/readyz?verbose`)).json()) as Ready
+    return lines.find(l => l.name === 'queue')
+  }
+  const before = await queue()
+  await world.redisCommand({ url: redis.url }, 'config', 'set', 'maxmemory-policy', 'allkeys-lru')
+  const changed = performance.now()
+  return report =>
+    report.case('F11 eviction policy changed under a running broker', async c => {
+      try {
+        c.expect(before?.status === 'ok', `readiness said ${JSON.stringify(before)} before the change`)
+        let line = await queue()
+        for (; line?.status === 'ok' && performance.now() - changed < 70_000; line = await queue()) await sleep(500)
+        c.expect(line?.status === 'degraded' && /noeviction/.test(line.detail), `readiness says ${JSON.stringify(line)}`)
+        return `ok before; seen degraded within ${((performance.now() - changed) / 1000).toFixed(0)} s (one look a minute): ${line?.detail.slice(0, 60)}`
+      } finally {
+        await kill(broker.child)
+        await redis.stop()
+      }
+    })
 }

@@ -4,7 +4,7 @@ import { LOAD_TIMERS } from './cases-redis.js'
 import { clientsOf } from './ledger.js'
 import { tally, underLoad } from './load.js'
 import type { Report } from './report.js'
-import type { World } from './world.js'
+import { kill, type World } from './world.js'
 
 export async function storeCases(world: World, report: Report, seed: number): Promise<void> {
   let broker = await world.broker(LOAD_TIMERS)
@@ -96,6 +96,8 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
       await clients.complete(byHolder as never)
       await clients.revoke(byOperator as never)
       await clients.signal(atTarget as never)
+      // What a killed worker has in hand stays claimed for 30 s; that is F16's to show.
+      await sleep(700)
       await world.redisCommand('flushall')
       process.kill(broker.child.mark.pid, 'SIGKILL')
       process.kill(worker.mark.pid, 'SIGKILL')
@@ -115,6 +117,6 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
       return `refused at once; evidence used before is answered ${replayed}; dead at the target within ${slowestMs} ms, judged ${Date.now() - since} ms after the start`
     })
   } finally {
-    await Promise.all([broker.child.stop(), worker.stop()])
+    await Promise.all([kill(broker.child), kill(worker)])
   }
 }

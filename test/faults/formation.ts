@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Failpoint } from '../../src/failpoint.js'
 import { type Clients, clientsOf, type Entry, type Held, type Ledger } from './ledger.js'
-import { type Broker, NEVER_MS, type Start, type World } from './world.js'
+import { type Broker, kill, NEVER_MS, type Start, type World } from './world.js'
 
 export interface Stopped {
   readonly step: Failpoint
@@ -42,7 +42,5 @@ export async function stoppedAt(world: World, ledger: Ledger, steps: readonly Fa
 }
 
 export async function endAll(stopped: readonly Stopped[]): Promise<void> {
-  // One that still sleeps would not hear the polite signal.
-  for (const s of stopped) if (!s.broker.child.hasEnded()) s.resume()
-  await Promise.all(stopped.map(s => s.broker.child.stop()))
+  await Promise.all(stopped.map(s => kill(s.broker.child)))
 }

@@ -52,6 +52,8 @@ export interface Clients {
   complete(held: Held): Promise<Entry>
   /** By an operator, who names the credential, or the task where there is none yet. */
   revoke(held: Held, credential?: string): Promise<Entry>
+  /** By the holder, who names a credential of its task; unlike an operator's act it is for no cause, and bars nobody. */
+  giveBack(held: Held, credential: string): Promise<Entry>
   signal(held: Held): Promise<Entry>
   introspect(token: string): Promise<boolean | null>
   /** Shows the evidence of a task once more, with a fresh proof; answers the status. */
@@ -148,6 +150,14 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
       return ended(
         held,
         write('revoke', await send('POST', `${at.url}/v1/revocations`, operator, JSON.stringify({ selector })), held.task, b => b.revocation.id),
+      )
+    },
+    async giveBack(held, credential) {
+      const url = `${at.url}/v1/credentials/${credential}`
+      const heard = await send('DELETE', url, { authorization: `DPoP ${held.token}`, dpop: await held.workload.proof('DELETE', url, held.token) })
+      return ended(
+        held,
+        write('revoke', heard, held.task, b => b.revocation.id),
       )
     },
     async signal(held) {

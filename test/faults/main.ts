@@ -2,7 +2,7 @@
 import { parseArgs } from 'node:util'
 import { isAbsent } from '../../src/dev/find.js'
 import { issueCases, settled } from './cases-issue.js'
-import { redisCases } from './cases-redis.js'
+import { changedLater, redisCases } from './cases-redis.js'
 import { revokeCases } from './cases-revoke.js'
 import { storeCases } from './cases-store.js'
 import { vaultCases } from './cases-vault.js'
@@ -62,11 +62,14 @@ async function main(): Promise<number> {
     }
     const only = values.only?.split(',')
     const wanted = (walk: string, name: string) => (only ? only.includes(name) : walks.includes(walk))
+    const later = wanted('revoke', 'redis') ? await changedLater(world) : null
     if (wanted('issue', 'vault')) await vaultCases(world, report)
     if (wanted('issue', 'issue')) await issueCases(world, report, seed)
     if (wanted('revoke', 'redis')) await redisCases(world, report, seed)
     if (wanted('revoke', 'store')) await storeCases(world, report, seed)
     if (wanted('revoke', 'revoke')) await revokeCases(world, report, values.long)
+    if (wanted('revoke', 'random')) await randomRuns(world, report, { runs: 3, seed })
+    await later?.(report)
     await settled(world, report)
     writeReport(values.report, report.counts)
     return report.end()

@@ -4,7 +4,7 @@ import type { Child } from '../../src/dev/process.js'
 import { type Clients, clientsOf, type Held, startProber } from './ledger.js'
 import { LOAD_SWEEP_MS, pick, type Random, randomOf } from './load.js'
 import { type Case, type Report, say } from './report.js'
-import type { Broker, Endpoint, World } from './world.js'
+import { type Broker, type Endpoint, kill, type World } from './world.js'
 
 const ACTS = ['issue jwt', 'issue db', 'complete', 'revoke', 'revoke while made', 'signal'] as const
 const FAULTS = ['kill broker', 'kill worker', 'flushall', 'stop redis', 'cut vault', 'stop broker'] as const
@@ -47,8 +47,8 @@ export async function randomRuns(world: World, report: Report, options: { runs: 
   const timers = { sweepMs: LOAD_SWEEP_MS, issuanceTokenSeconds: 30 }
   const startBroker = (at?: Endpoint) =>
     world.broker({ timers, failpoint: `issue.4c=delay:${SETTLE_DELAY_MS}`, ...(at ? { at } : {}), ...(broken ? { broken } : {}) })
-  // The store's own last guard would stop what the broken statement tries.
-  if (broken) await world.rows('store', 'alter table curfew.credentials disable trigger guard_state')
+  // The store has two guards of its own behind the fence, and each of them alone would stop what the broken statement tries.
+  if (broken) await world.rows('store', 'alter table curfew.credentials disable trigger guard_state, drop constraint credentials_check')
   const [broker, worker] = await Promise.all([startBroker(), world.worker({ timers })])
   const pair: Pair = { broker, worker }
   const faults = faultsOf(world, pair, startBroker, () => world.worker({ timers }))
@@ -63,7 +63,7 @@ export async function randomRuns(world: World, report: Report, options: { runs: 
       await report.case(`random run, seed ${seed}`, c => run(world, c, pair, steps, seed, faults))
     }
   } finally {
-    await Promise.all([pair.broker.child.stop(), pair.worker.stop()])
+    await Promise.all([kill(pair.broker.child), kill(pair.worker)])
   }
 }
 
@@ -123,7 +123,7 @@ async function actOf(world: World, clients: Clients, own: Held[], random: Random
   if (held) await clients[act](held)
 }
 
-/** By an operator who sees the row that is being made, and names the credential: its task goes on, so that the row's own fence must hold. */
+/** By the holder, who gives back what is still being made: the task goes on and nobody is barred, so that nothing but the row's own fence stops it. */
 async function revokePending(world: World, clients: Clients, held: Held): Promise<void> {
   for (let i = 0; i < 40; i++) {
     const rows = await world
@@ -131,7 +131,7 @@ async function revokePending(world: World, clients: Clients, held: Held): Promis
       .catch(() => [])
     if (rows[0]) {
       // Into the ledger it goes as an end of whatever this issue may still hand over.
-      await clients.revoke(held, rows[0].id)
+      await clients.giveBack(held, rows[0].id)
       return
     }
     await sleep(10)
@@ -153,12 +153,12 @@ function faultsOf(
   return {
     'kill broker': inTurn(async () => {
       process.kill(pair.broker.child.mark.pid, 'SIGKILL')
-      await pair.broker.child.stop()
+      await kill(pair.broker.child)
       pair.broker = await startBroker(pair.broker)
     }),
     'kill worker': inTurn(async () => {
       process.kill(pair.worker.mark.pid, 'SIGKILL')
-      await pair.worker.stop()
+      await kill(pair.worker)
       pair.worker = await startWorker()
     }),
     'stop broker': inTurn(async () => {

@@ -45,6 +45,14 @@ export interface Start {
   readonly queue?: 'redis' | 'memory'
   readonly timers?: Partial<typeof TIMERS>
   readonly broken?: string
+  /** Another Redis than the world's. */
+  readonly redisUrl?: string
+}
+
+/** Without a goodbye: a polite end waits 5 s for connections that clients keep open, and is a case of its own (F41). */
+export async function kill(child: Child): Promise<void> {
+  if (!child.hasEnded()) process.kill(child.mark.pid, 'SIGKILL')
+  await child.stop()
 }
 
 export interface Broker extends Endpoint {
@@ -70,7 +78,8 @@ export interface World {
   startPostgres(which: 'store' | 'target'): Promise<void>
   stopRedis(): Promise<void>
   startRedis(): Promise<void>
-  redisCommand(...words: [string, ...string[]]): Promise<unknown>
+  redisCommand(...words: readonly string[]): Promise<unknown>
+  redisCommand(at: { readonly url: string }, ...words: readonly string[]): Promise<unknown>
   close(): Promise<void>
 }
 
@@ -152,11 +161,13 @@ export async function buildWorld(): Promise<World | Absent> {
         if (isAbsent(again)) throw new Error(again.absent)
         live.redis = again
       },
-      async redisCommand(...words) {
-        const client = producerRedis(live.redis.url, { info: () => {}, warn: () => {}, error: () => {} })
+      async redisCommand(...given: readonly (string | { readonly url: string })[]) {
+        const [command = '', ...words] = given.filter(w => typeof w === 'string')
+        const { url } = given.find(w => typeof w === 'object') ?? live.redis
+        const client = producerRedis(url, { info: () => {}, warn: () => {}, error: () => {} })
         try {
           await until(async () => client.status === 'ready', { what: 'redis', deadlineMs: 5_000, everyMs: 5 })
-          return await client.call(...words)
+          return await client.call(command, ...words)
         } finally {
           client.disconnect()
         }
@@ -206,8 +217,13 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
     return path
   }
   const node = (file: string, config: string) => ['--conditions=curfew-faults', '--disable-proto=delete', join(repository(), 'dist', file), config]
-  const armed = ({ failpoint, broken }: Start) =>
-    inherited({ ...env, ...(failpoint ? { CURFEW_FAILPOINT: failpoint } : {}), ...(broken ? { CURFEW_BREAK: broken } : {}) })
+  const armed = ({ failpoint, broken, redisUrl }: Start) =>
+    inherited({
+      ...env,
+      ...(redisUrl ? { REDIS_URL: redisUrl } : {}),
+      ...(failpoint ? { CURFEW_FAILPOINT: failpoint } : {}),
+      ...(broken ? { CURFEW_BREAK: broken } : {}),
+    })
 
   const operatorFile = join(dir, 'operator.token')
   const config = configOf('operator', await endpoint(), {}, 'warn')
