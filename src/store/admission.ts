@@ -142,10 +142,10 @@ export interface Opening {
 /** A child's ancestors are its parent and the parent's own, all open, and it ends no later than they (P57). */
 export function judgeOpening(facts: Facts, task: NewTask): Opening {
   const a = task.attestation
+  const parent = task.parent === null ? null : refuseEnded(facts, task.parent)
   refuseBarred(facts, { ...workloadOf(a), ancestors: task.ancestors }, openScopes(task), a.evidenceAt, { attestation: a, capabilities: task.capabilities })
   // Evidence of an issuer whose clock runs fast is no way around a cut-off.
   if (isCut(facts, workloadScopes(a), facts.now)) throw barred('cut_off', 'what this rests on was revoked', 'attest again with new evidence')
-  const parent = task.parent === null ? null : refuseEnded(facts, task.parent)
   const ancestors = parent ? [parent.id, ...parent.ancestors] : []
   if (ancestors.length > MAX_ANCESTORS || ancestors.join() !== task.ancestors.join()) {
     throw new CurfewError('malformed', 'the task does not fit below its parent', { reason: 'ancestors_invalid', field: 'parent' })
