@@ -64,3 +64,19 @@ create index if not exists signals_held on curfew.signals (id) where held is not
 
 -- Whose work a task below another does: the identities above it, nearest first, the principal last.
 alter table curfew.tasks add column if not exists actors jsonb not null default '[]';
+
+-- A run that its provider says is over is refused like one that was revoked; what it has open is ended behind the mark.
+alter table curfew.tasks add column if not exists ended_by jsonb;
+alter table curfew.tombstones
+  alter column revocation drop not null,
+  add column if not exists source text,
+  add column if not exists conclusion text,
+  add column if not exists ending boolean not null default false;
+create index if not exists tombstones_ending on curfew.tombstones (run) where ending;
+create index if not exists tasks_open_run on curfew.tasks (issuer_id, (run collate "C")) where state = 'open' and run is not null;
+-- GitHub's runs are called with the repository's owner now: five parts become six.
+create temporary table renamed_runs on commit drop as
+select distinct issuer_id, run as was, split_part(run, ':', 1) || ':' || coalesce(attestation->'attributes'->>'repository_owner_id', '') || substr(run, strpos(run, ':')) as is_now
+from curfew.tasks where attestation->>'profile' = 'github' and array_length(string_to_array(run, ':'), 1) = 5;
+update curfew.tombstones s set run = m.issuer_id || ' ' || m.is_now from renamed_runs m where s.run = m.issuer_id || ' ' || m.was;
+update curfew.tasks t set run = m.is_now, attestation = jsonb_set(t.attestation, '{run}', to_jsonb(m.is_now)) from renamed_runs m where t.issuer_id = m.issuer_id and t.run = m.was;

@@ -189,6 +189,18 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       .default([]),
   })
 
+  /** Who may say that a job run is over: one webhook of a CI provider. */
+  const hook = z.strictObject({
+    name,
+    kind: z.literal('github'),
+    /** The trust issuer whose runs it speaks about. */
+    issuer: name,
+    /** The webhook's own secret. */
+    secret,
+    /** `repository_owner_id` of those whose runs it may end. */
+    owners: z.array(z.string().regex(/^[1-9]\d{0,19}$/, 'must be a number in quotes: a repository_owner_id')).min(1),
+  })
+
   const shape = z.strictObject({
     /** `dev` admits memory kinds, http and loopback; never say it in production. */
     mode: z.enum(['production', 'dev']).default('production'),
@@ -231,6 +243,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     capabilities: z.array(capability).min(1),
     policies: z.strictObject({ dir: file }),
     signals: signals.default({ sources: [], rules: [] }),
+    hooks: z.array(hook).default([]),
     tasks: z
       .strictObject({
         maxLifeSeconds: seconds(10, 86_400).default(21_600),
@@ -305,6 +318,18 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     if (config.signer.kind === 'transit' && !config.vault) refuse(['vault'], 'is needed by signer.kind transit')
     for (const [i, s] of config.signals.sources.entries()) {
       for (const [j, n] of s.issuers.entries()) if (!issuers.has(n)) refuse(['signals', 'sources', i, 'issuers', j], `names no trust issuer: ${n}`)
+    }
+    unique(config.hooks, ['hooks'])
+    for (const [i, h] of config.hooks.entries()) {
+      const issuer = config.issuers.find(x => x.name === h.issuer)
+      if (sources.has(h.name)) refuse(['hooks', i, 'name'], `is the name of a signal source: ${h.name}`)
+      if (!issuer) refuse(['hooks', i, 'issuer'], `names no trust issuer: ${h.issuer}`)
+      else if (issuer.kind !== 'oidc' || issuer.profile !== 'github') refuse(['hooks', i, 'issuer'], 'is not an issuer of profile github')
+      else {
+        const pinned = issuer.pin.repository_owner_id
+        for (const [j, o] of h.owners.entries())
+          if (pinned && !pinned.includes(o)) refuse(['hooks', i, 'owners', j], `is outside the pin of issuer ${issuer.name}: nothing of it can exist here`)
+      }
     }
     for (const [i, r] of config.signals.rules.entries()) {
       if (r.source !== undefined && !sources.has(r.source)) refuse(['signals', 'rules', i, 'source'], `names no signal source: ${r.source}`)

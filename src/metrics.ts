@@ -47,6 +47,8 @@ export function createMetrics(): Metrics {
   const failures = counter('curfew_engine_failures_total', 'Failures of a backend', ['engine', 'step'])
   const swept = new Gauge({ name: 'curfew_sweep_last_run_timestamp_seconds', help: 'When this process swept last', registers })
   const findings = counter('curfew_reconcile_findings_total', 'What reconcile found', ['kind'])
+  const abandoned = counter('curfew_tasks_abandoned_total', 'Tasks whose run was over before their holder said so', ['source'])
+  const hooks = counter('curfew_hooks_total', 'Events of CI providers', ['source', 'result'])
   const states = new Gauge({ name: 'curfew_credentials', help: 'Credentials by state', labelNames: ['state'], registers })
   const overdue = new Gauge({ name: 'curfew_revocation_overdue_seconds', help: 'Age of the oldest expiry that is not closed', registers })
   const storeUp = new Gauge({ name: 'curfew_store_up', help: '1 when the store answered this scrape', registers })
@@ -69,6 +71,8 @@ export function createMetrics(): Metrics {
       engineFailed: (engine, step) => failures({ engine, step }),
       swept: () => swept.setToCurrentTime(),
       found: kind => findings({ kind }),
+      abandoned: source => abandoned({ source }),
+      hook: (source, result) => hooks({ source, result }),
     },
     async text(store, more = {}) {
       try {

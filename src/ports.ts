@@ -12,6 +12,7 @@ import type { Operator, Role } from './domain/operator.js'
 import type { Outcome, Plan, Reach } from './domain/plan.js'
 import type { NewQuarantine, Quarantine } from './domain/quarantine.js'
 import type { Actor, FeedEntry, Reason, Revocation, Selector } from './domain/revocation.js'
+import type { EndedRun } from './domain/run.js'
 import type { Secret } from './domain/secret.js'
 import type { NewSignal, Signal, SignalAct, SignalSubject, Verdict } from './domain/signal.js'
 import type { KeyClass, SealedKey, SigningAlg } from './domain/signing-key.js'
@@ -216,6 +217,21 @@ export interface CommitOptions {
   readonly idempotency?: { readonly key: string; readonly hash: string }
 }
 
+/** Job runs that their provider says are over. */
+export interface RunStore {
+  /**
+   * Under the exclusive cut-off lock: consumes the marks, tombstones the run, and notes it as `due` when tasks of it are open. What
+   * was opened before is seen; what comes later is refused. A repeated mark refuses the whole.
+   */
+  end(run: EndedRun, marks: readonly Mark[], context: Context): Promise<void>
+  /** Ended, and tasks of it may still be open. */
+  due(limit: number): Promise<readonly EndedRun[]>
+  /** Its open tasks that are below no other of them. */
+  open(run: EndedRun): Promise<readonly TaskId[]>
+  /** Nothing of it is open any more. */
+  settled(run: EndedRun): Promise<void>
+}
+
 export interface PlanStore {
   /** Counts what the selector would hit and keeps the count for PLAN_SECONDS. */
   make(plan: { id: PlanId; selector: Selector; reason: string | null }, context: Context & { actor: Actor }): Promise<Plan>
@@ -285,6 +301,7 @@ export interface Store {
   readonly revocations: RevocationLog
   readonly plans: PlanStore
   readonly quarantines: QuarantineStore
+  readonly runs: RunStore
   readonly audit: AuditLog
   readonly decisions: DecisionLog
   readonly signals: SignalStore

@@ -23,6 +23,8 @@ export function doorsOf(app: App): Doors {
     audiences: app.audiences,
     capabilities: [...app.deps.capabilities.values()],
     signalSources: app.config.signals.sources,
+    hooks: app.config.hooks,
+    hookCounted: app.deps.meter.hook,
     sealDigest: app.sealDigest,
     readiness: () => readinessOf(app),
     log: app.log,

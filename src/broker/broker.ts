@@ -17,6 +17,7 @@ import { receipt } from './receipt.js'
 import { reconcile } from './reconcile.js'
 import { respond } from './respond.js'
 import { revoke } from './revoke.js'
+import { runEnded } from './run-ended.js'
 import { acceptSignal, handleSignal, judgeSignal } from './signal.js'
 import { sweep } from './sweep.js'
 
@@ -38,6 +39,7 @@ export function createBroker(deps: BrokerDeps) {
     explain: bind(explain),
     acceptSignal: bind(acceptSignal),
     judgeSignal: bind(judgeSignal),
+    runEnded: bind(runEnded),
     revoke: (selector: Selector, reason: Reason, options: CommitOptions) => revoke(deps, selector, reason, options),
     respond: bind(respond),
     receipt: bind(receipt),

@@ -55,4 +55,7 @@ export interface Meter {
   engineFailed(engine: string, step: string): void
   swept(): void
   found(kind: string): void
+  /** A run was over and its holder had not said so. */
+  abandoned(source: string): void
+  hook(source: string, result: string): void
 }

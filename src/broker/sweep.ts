@@ -7,6 +7,7 @@ import { destroy } from './destroy.js'
 import { expireDue } from './expire.js'
 import { hurryAll } from './hurry.js'
 import { revoke } from './revoke.js'
+import { finishRun } from './run-ended.js'
 import { handleSignal } from './signal.js'
 
 const BATCH = 200
@@ -35,6 +36,10 @@ async function closeAll(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
   for (const due of await deps.store.signals.due(BATCH)) {
     if (signal.aborted) return
     await handleSignal(deps, due.id)
+  }
+  for (const run of await deps.store.runs.due(BATCH)) {
+    if (signal.aborted) return
+    await finishRun(deps, run)
   }
   await deps.store.forget(5_000)
 }

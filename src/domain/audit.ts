@@ -10,6 +10,8 @@ export const AUDIT_KINDS = [
   'task.delegated',
   'task.shortened',
   'task.ended',
+  'task.abandoned',
+  'run.ended',
   'decision.permitted',
   'decision.denied',
   'credential.intended',

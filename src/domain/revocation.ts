@@ -41,6 +41,9 @@ export interface Actor {
   readonly id: string
 }
 
+/** Its run was over and its holder had never said so: a step that should have told us may have been tampered with. */
+export const isAbandoned = (reason: Reason, actor: Actor): boolean => reason === 'completed' && actor.kind === 'signal'
+
 export const byBroker = (part: string): Actor => ({ kind: 'broker', id: part })
 
 export interface Revocation {

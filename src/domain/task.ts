@@ -1,6 +1,7 @@
 /** Owns the unit of work: who does what, until when, and how it ends. */
 import type { Acting } from './actors.js'
 import type { TaskId } from './ids.js'
+import type { Actor } from './revocation.js'
 import type { Attestation } from './workload.js'
 
 export type TaskState = 'open' | 'completed' | 'cancelled' | 'expired' | 'revoked'
@@ -35,6 +36,8 @@ export interface Task extends Omit<NewTask, 'lifeSeconds'> {
   readonly heartbeatAt: Date
   readonly endedAt: Date | null
   readonly endReason: string | null
+  /** Who said so: its holder, an operator, a source of signals, a part of the broker. */
+  readonly endedBy: Actor | null
   readonly version: number
 }
 

@@ -3,6 +3,7 @@ import express, { type Express } from 'express'
 import helmet from 'helmet'
 import { CurfewError } from '../domain/errors.js'
 import { credentialRoutes } from './credentials.js'
+import { hookRoutes } from './hooks.js'
 import { metadataRoutes } from './metadata.js'
 import { oauthRoutes } from './oauth.js'
 import { quarantineRoutes } from './quarantines.js'
@@ -28,6 +29,7 @@ export function createApp(doors: Doors): Express {
   revocationRoutes(app, doors)
   quarantineRoutes(app, doors)
   signalRoutes(app, doors)
+  hookRoutes(app, doors)
   app.use((req, res) =>
     refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })),
   )

@@ -58,9 +58,14 @@ export async function rawBody(req: Request, limit: number): Promise<Buffer> {
   return Buffer.concat(chunks)
 }
 
-export async function jsonBody(req: Request): Promise<{ value: unknown; raw: Buffer }> {
+/** Unread: for a caller that is authenticated by these very bytes. */
+export async function jsonBytes(req: Request, limit: number): Promise<Buffer> {
   demandType(req, 'application/json')
-  const raw = await rawBody(req, JSON_LIMIT)
+  return rawBody(req, limit)
+}
+
+export async function jsonBody(req: Request): Promise<{ value: unknown; raw: Buffer }> {
+  const raw = await jsonBytes(req, JSON_LIMIT)
   return { value: parseStrictBytes(raw, { maxDepth: 12, maxMembers: 256 }), raw }
 }
 

@@ -7,6 +7,7 @@ import type { Broker } from '../broker/broker.js'
 import type { Log } from '../broker/deps.js'
 import type { Holder } from '../broker/holder.js'
 import type { Presented } from '../broker/prove.js'
+import type { HookSource } from '../broker/run-ended.js'
 import type { AuditKind } from '../domain/audit.js'
 import type { Audience, Capability } from '../domain/capability.js'
 import { within } from '../domain/deadline.js'
@@ -27,6 +28,8 @@ export interface Doors {
   readonly audiences: readonly (Audience & { readonly secret: Secret | null })[]
   readonly capabilities: readonly Capability[]
   readonly signalSources: readonly { readonly name: string; readonly secret: Secret; readonly maxAgeSeconds: number }[]
+  readonly hooks: readonly (HookSource & { readonly secret: Secret })[]
+  readonly hookCounted: (source: string, result: string) => void
   /** Seals a digest as the store keeps it: a stolen database must not help to guess a token (security.md 4, secrets at rest). */
   readonly sealDigest: (digest: string) => string
   readonly readiness: () => Promise<Readiness>
@@ -70,6 +73,8 @@ export interface Route<B, Q> {
   readonly oauth?: true
   readonly json?: z.ZodType<B>
   readonly form?: z.ZodType<B>
+  /** Reads the bytes of a body that the answer judges itself. */
+  readonly raw?: (req: Request) => Promise<Buffer>
   readonly query?: z.ZodType<Q>
   readonly answer: (call: Call<B, Q>) => Promise<Answer>
 }
@@ -88,7 +93,9 @@ export function route<B = undefined, Q = undefined>(app: Express, doors: Doors, 
         throw new CurfewError('malformed', 'this route takes no query parameters', { reason: 'unknown_field', field: 'query' })
       const params = req.params as Record<string, string>
       const caller = await callerOf(doors, spec.who, req, presented, params.task ?? null)
-      const { value, raw } = spec.json ? await jsonBody(req) : { value: spec.form ? await formBody(req) : undefined, raw: Buffer.alloc(0) }
+      const { value, raw } = spec.json
+        ? await jsonBody(req)
+        : { value: spec.form ? await formBody(req) : undefined, raw: spec.raw ? await spec.raw(req) : Buffer.alloc(0) }
       const body = parse(spec.json ?? spec.form, value, 'body')
       send(res, await spec.answer({ body: body as B, raw, query: query as Q, params, caller, presented, requestId, req, signal }))
     } catch (error) {

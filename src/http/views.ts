@@ -29,6 +29,7 @@ export const taskView = (t: Task) => ({
   heartbeat_at: instant(t.heartbeatAt),
   ended_at: instant(t.endedAt),
   end_reason: t.endReason,
+  ended_by: t.endedBy,
 })
 
 /** The handle never leaves the broker. */

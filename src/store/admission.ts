@@ -4,6 +4,7 @@ import type { Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import type { TaskId } from '../domain/ids.js'
 import type { SelectorKind } from '../domain/revocation.js'
+import { attemptOf } from '../domain/run.js'
 import { MAX_ANCESTORS, type NewTask, type TaskAttestation, type TaskState } from '../domain/task.js'
 import { type Workload as Attested, holdsFor, type Where } from '../domain/where.js'
 
@@ -39,6 +40,9 @@ export interface Facts {
 export const scopeOf = (kind: SelectorKind, key: string): string => `${kind}:${key}`
 /** Two providers may count their runs alike. */
 export const runKey = (issuerId: string, run: string): string => `${issuerId} ${run}`
+/** What a run is refused by: a tombstone of its own, and one of its whole attempt. */
+export const runKeys = ({ issuerId, run }: { issuerId: string; run: string | null }): string[] =>
+  run === null ? [] : [runKey(issuerId, run), runKey(issuerId, attemptOf(run))]
 
 type Workload = Pick<TaskFacts, 'identity' | 'issuer' | 'issuerId'>
 
@@ -104,8 +108,8 @@ function refuseBarred(
   asking: Asking | null,
 ): void {
   const above = w.ancestors.flatMap(a => facts.tasks.get(a) ?? [])
-  if ([w, ...above].some(x => x.run !== null && facts.tombstones.has(runKey(x.issuerId, x.run))))
-    throw barred('tombstoned', 'this job run was revoked: it may not begin anything new', 'start a new run')
+  if ([w, ...above].flatMap(runKeys).some(key => facts.tombstones.has(key)))
+    throw barred('tombstoned', 'this job run is over or was revoked: it may not begin anything new', 'start a new run')
   const scope = [...own, ...above.flatMap(workloadScopes)].find(s => facts.quarantines.has(s))
   const filter =
     asking && facts.filters.find(f => [asking, ...above].some(({ attestation: a }) => a !== undefined && holdsFor(f.where, a, asking.capabilities)))

@@ -2,13 +2,14 @@
 import type { Credential } from '../domain/credential.js'
 import type { TaskId } from '../domain/ids.js'
 import { type Actor, isForCause, type Reason, type SelectorKind, taskStateAfter } from '../domain/revocation.js'
+import { LONGEST_RUN_SECONDS } from '../domain/run.js'
 import { writeAudit } from './audit.js'
-import { credentialClosed, type EndedTask, taskEndedEvent } from './events.js'
+import { credentialClosed, type EndedTask, taskEndedEvents } from './events.js'
 import { toCredential } from './rows.js'
 import { type Row, rowsJson, type Tx } from './sql.js'
 
-/** A job run is refused for as long as any runner may go on: the longest run of any provider, in seconds (35 days). */
-export const TOMBSTONE_SECONDS = 3_024_000
+/** A job run is refused for as long as any runner may go on. */
+export const TOMBSTONE_SECONDS = LONGEST_RUN_SECONDS
 
 export interface Closing {
   readonly id: string
@@ -62,17 +63,17 @@ export async function endTasks(tx: Tx, roots: readonly string[], act: Act, drain
   const rows = await tx.query<{ id: string; end_reason: Reason }>(
     `update curfew.tasks t
      set state = $3, end_reason = case when m.named then $4 else 'parent_ended' end, ended_at = n.at, outcome = case when m.named then $5 end,
-         revocation = $2, drained = $6, version = t.version + 1
+         ended_by = $7::jsonb, revocation = $2, drained = $6, version = t.version + 1
      from jsonb_to_recordset($1::jsonb) as m(id text, named boolean), (select curfew.now() as at) n
      where t.id = m.id and t.state = 'open' returning t.id, t.end_reason`,
-    [rowsJson(tree), act.id, taskStateAfter(act.reason), act.reason, act.outcome, drained],
+    [rowsJson(tree), act.id, taskStateAfter(act.reason), act.reason, act.outcome, drained, JSON.stringify(act.actor)],
   )
   const named = new Set(roots)
   const ended = rows.map(r => ({ id: r.id, reason: r.end_reason, revocation: act.id, outcome: named.has(r.id) ? act.outcome : null }))
   if (isForCause(act.reason)) await bury(tx, all, act.id)
   await writeAudit(
     tx,
-    ended.map(t => taskEndedEvent(t, act.actor, act.requestId)),
+    ended.flatMap(t => taskEndedEvents(t, act.actor, act.requestId)),
   )
   return { all, ended }
 }

@@ -4,7 +4,7 @@ import { CurfewError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
 import { byBroker } from '../domain/revocation.js'
 import type { CredentialStore } from '../ports.js'
-import { issueOfRow, issueScopes, judgeStanding, workloadScopes } from './admission.js'
+import { issueOfRow, issueScopes, judgeStanding, runKeys, workloadScopes } from './admission.js'
 import { writeAudit } from './audit.js'
 import { actOf, closeBehind, closeRows, drain } from './closing.js'
 import { destroying } from './destroying.js'
@@ -13,7 +13,6 @@ import { lockCutoffs, lockTasks, readFacts } from './facts.js'
 import { issueAll, type Member, type Rooms } from './issue.js'
 import { toCredential } from './rows.js'
 import type { Row, Sql } from './sql.js'
-import { runsOf } from './tasks.js'
 
 export interface CredentialStoreDeps {
   /** HMAC under the server's key: a stolen database must not help to guess a secret. */
@@ -62,7 +61,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
         await lockCutoffs(tx, 'shared')
         const tasks = await lockTasks(tx, [credential.task, ...credential.ancestors])
         const issue = issueOfRow(credential, minted.kid, tasks.get(credential.task)?.run ?? null)
-        const facts = await readFacts(tx, tasks, [...issueScopes(issue), ...[...tasks.values()].flatMap(workloadScopes)], runsOf(issue))
+        const facts = await readFacts(tx, tasks, [...issueScopes(issue), ...[...tasks.values()].flatMap(workloadScopes)], runKeys(issue))
         try {
           judgeStanding(facts, issue, null)
         } catch (error) {

@@ -4,7 +4,8 @@ import type { Claim, Credential, Probe } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import type { Plan, Reach } from '../domain/plan.js'
 import type { Quarantine } from '../domain/quarantine.js'
-import { type Actor, byBroker, type Reason, type Revocation } from '../domain/revocation.js'
+import { type Actor, byBroker, isAbandoned, type Reason, type Revocation } from '../domain/revocation.js'
+import type { EndedRun } from '../domain/run.js'
 import type { NewSignal, SignalAct, SignalSubject, Verdict } from '../domain/signal.js'
 import type { NewTask, TaskAttestation } from '../domain/task.js'
 import type { CommitOptions, Context } from '../ports.js'
@@ -52,13 +53,17 @@ export interface EndedTask {
   readonly outcome: string | null
 }
 
-export const taskEndedEvent = (t: EndedTask, actor: Actor, requestId: string | null): AuditEvent => ({
-  kind: 'task.ended',
-  actor,
-  subject: t.id,
-  reason: t.reason,
-  requestId,
-  data: { revocation: t.revocation, outcome: t.outcome },
+export function taskEndedEvents(t: EndedTask, actor: Actor, requestId: string | null): AuditEvent[] {
+  const told = { actor, subject: t.id, reason: t.reason, requestId, data: { revocation: t.revocation, outcome: t.outcome } }
+  return [{ kind: 'task.ended', ...told }, ...(isAbandoned(t.reason, actor) ? [{ kind: 'task.abandoned' as const, ...told }] : [])]
+}
+
+export const runEnded = (r: EndedRun, left: boolean, context: Context): AuditEvent => ({
+  kind: 'run.ended',
+  ...by(context),
+  subject: r.run,
+  reason: r.conclusion,
+  data: { issuer: r.issuerId, open_tasks: left },
 })
 
 export const credentialMade = (

@@ -1,7 +1,7 @@
 /** Owns reading, under their locks, the facts that admission judges: cut-off lock, then tasks in id order, then everything else. */
 import type { TaskId } from '../domain/ids.js'
 import { whereOf } from '../domain/where.js'
-import { type Facts, runKey, type TaskFacts } from './admission.js'
+import { type Facts, runKeys, type TaskFacts } from './admission.js'
 import { CUTOFF_LOCK, type Row, type Tx } from './sql.js'
 
 /** Issuing holds it shared and a revocation's commit exclusively: without it, row locks do not order an issue against the cut-off of an identity (security.md 3.3). */
@@ -44,7 +44,7 @@ const taskFacts = (r: Row): TaskFacts => ({
   run: r.run as string | null,
 })
 
-/** @param scopes whatever could bar; @param runs keys of `runKey`; those of `tasks` are looked at in any case. */
+/** @param scopes whatever could bar; @param runs of `runKeys`; those of `tasks` are looked at in any case. */
 export async function readFacts(tx: Tx, tasks: ReadonlyMap<string, TaskFacts>, scopes: Iterable<string>, runs: Iterable<string>): Promise<Facts> {
   const rows = await tx.query<{ what: string; key: string; at: Date; message: string | null; filter: Record<string, unknown> | null }>(
     `select 'now' as what, '' as key, curfew.now() as at, null as message, null::jsonb as filter
@@ -52,7 +52,7 @@ export async function readFacts(tx: Tx, tasks: ReadonlyMap<string, TaskFacts>, s
      union all select 'quarantine', coalesce(scope, ''), until, message, filter from curfew.quarantines
        where (scope = any($1::text[]) or filter is not null) and lifted_at is null and until > (select curfew.now())
      union all select 'tombstone', run, until, null, null from curfew.tombstones where run = any($2::text[]) and until > (select curfew.now())`,
-    [[...new Set(scopes)], [...new Set([...runs, ...[...tasks.values()].flatMap(t => (t.run === null ? [] : [runKey(t.issuerId, t.run)]))])]],
+    [[...new Set(scopes)], [...new Set([...runs, ...[...tasks.values()].flatMap(runKeys)])]],
   )
   const of = (what: string) => rows.filter(r => r.what === what)
   const filters = of('quarantine').flatMap(r => (r.filter ? [{ where: whereOf(r.filter), message: r.message }] : []))

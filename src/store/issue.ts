@@ -4,7 +4,7 @@ import type { Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import type { TaskId } from '../domain/ids.js'
 import type { IntendOptions, Minted } from '../ports.js'
-import { capabilityFull, type Facts, issueOfGrant, issueScopes, judgeIssue, judgeOpening, openScopes, workloadScopes } from './admission.js'
+import { capabilityFull, type Facts, issueOfGrant, issueScopes, judgeIssue, judgeOpening, openScopes, runKeys, workloadScopes } from './admission.js'
 import { writeAudit } from './audit.js'
 import { closeRows } from './closing.js'
 import { writeDecisions } from './decisions.js'
@@ -13,7 +13,7 @@ import { lockCutoffs, lockTasks, readFacts } from './facts.js'
 import { consumeAll } from './marks.js'
 import { toCredential } from './rows.js'
 import { lockNumber, rowsJson, type Tx } from './sql.js'
-import { factsOf, insertTasks, type PlannedTask, runsOf } from './tasks.js'
+import { factsOf, insertTasks, type PlannedTask } from './tasks.js'
 
 export interface Member {
   readonly grant: Grant
@@ -87,7 +87,7 @@ async function factsFor(tx: Tx, members: readonly Member[]): Promise<Facts> {
     ...issueScopes(issueOfGrant(m.grant, m.made?.minted.kid ?? null)),
     ...(m.options.open ? openScopes(m.options.open.task) : []),
   ])
-  const runs = members.flatMap(m => [...runsOf(m.grant.terms.attestation), ...(m.options.open ? runsOf(m.options.open.task.attestation) : [])])
+  const runs = members.flatMap(m => [...runKeys(m.grant.terms.attestation), ...(m.options.open ? runKeys(m.options.open.task.attestation) : [])])
   return readFacts(tx, tasks, [...scopes, ...[...tasks.values()].flatMap(workloadScopes)], runs)
 }
 

@@ -8,6 +8,7 @@ import type { Operator } from '../domain/operator.js'
 import type { Plan } from '../domain/plan.js'
 import type { Quarantine } from '../domain/quarantine.js'
 import { type Actor, isForCause, type Reason, type Revocation, taskStateAfter } from '../domain/revocation.js'
+import type { EndedRun } from '../domain/run.js'
 import type { Signal } from '../domain/signal.js'
 import type { SealedKey } from '../domain/signing-key.js'
 import type { Task } from '../domain/task.js'
@@ -15,7 +16,7 @@ import type { Mark } from '../domain/workload.js'
 import type { Context } from '../ports.js'
 import { type Facts, runKey, type TaskFacts } from './admission.js'
 import { type Act, type CutOff, ENDS_TASKS, TOMBSTONE_SECONDS } from './closing.js'
-import { credentialClosed, decided, type EndedTask, taskEndedEvent } from './events.js'
+import { credentialClosed, decided, type EndedTask, taskEndedEvents } from './events.js'
 import { markKey, mayMeet, replayed } from './marks.js'
 import { evidenceJson } from './sql.js'
 
@@ -47,6 +48,8 @@ export interface State {
   readonly plans: Map<string, Plan>
   readonly quarantines: Map<string, Quarantine & { readonly scope: string | null }>
   readonly tombstones: Map<string, Date>
+  /** By the key of the run, while open tasks of it may be left. */
+  readonly ending: Map<string, EndedRun>
   readonly marks: Map<string, Mark>
   readonly idempotency: Map<string, { readonly hash: string; readonly credential: string }>
   readonly audit: AuditRow[]
@@ -64,6 +67,7 @@ export const emptyState = (now: () => Date): State => ({
   plans: new Map(),
   quarantines: new Map(),
   tombstones: new Map(),
+  ending: new Map(),
   marks: new Map(),
   idempotency: new Map(),
   audit: [],
@@ -180,12 +184,20 @@ export function endTasks(state: State, roots: readonly string[], act: Act): { al
     if (isForCause(act.reason)) bury(state, t)
     if (t.state !== 'open') continue
     const endReason: Reason = named.has(id) ? act.reason : 'parent_ended'
-    state.tasks.set(id, { ...t, state: taskStateAfter(act.reason), endReason, endedAt: at, revocation: act.id as Revocation['id'], version: t.version + 1 })
+    state.tasks.set(id, {
+      ...t,
+      state: taskStateAfter(act.reason),
+      endReason,
+      endedBy: act.actor,
+      endedAt: at,
+      revocation: act.id as Revocation['id'],
+      version: t.version + 1,
+    })
     ended.push({ id, reason: endReason, revocation: act.id, outcome: named.has(id) ? act.outcome : null })
   }
   write(
     state,
-    ended.map(t => taskEndedEvent(t, act.actor, act.requestId)),
+    ended.flatMap(t => taskEndedEvents(t, act.actor, act.requestId)),
   )
   return { all, ended }
 }

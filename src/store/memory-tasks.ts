@@ -19,6 +19,7 @@ export function planTask(task: NewTask, { deadlineAt, ancestors }: Opening, now:
     heartbeatAt: now,
     endedAt: null,
     endReason: null,
+    endedBy: null,
     version: 1,
     revocation: null,
   }

@@ -8,6 +8,7 @@ import { MARK_MARGIN, markKey, mayMeet } from './marks.js'
 import { memoryCredentials } from './memory-credentials.js'
 import { memoryPlans, memoryQuarantines } from './memory-plans.js'
 import { memoryRevocations } from './memory-revocations.js'
+import { memoryRuns } from './memory-runs.js'
 import { after, consume, emptyState, newestFirst, type State, write, writeDecisions } from './memory-state.js'
 import { memoryTasks } from './memory-tasks.js'
 import { noSuchSignal, notWaiting } from './signals.js'
@@ -26,6 +27,7 @@ export function memoryStore({ now, sealDigest }: MemoryStoreOptions): Store {
     tasks: memoryTasks(state),
     credentials: memoryCredentials(state, sealDigest),
     revocations: memoryRevocations(state),
+    runs: memoryRuns(state),
     plans: memoryPlans(state),
     quarantines: memoryQuarantines(state),
     audit: memoryAudit(state),

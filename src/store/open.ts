@@ -19,6 +19,7 @@ import { planStore } from './plans.js'
 import { postgresDriver } from './postgres.js'
 import { quarantineStore } from './quarantines.js'
 import { revocationLog } from './revocations.js'
+import { runStore } from './runs.js'
 import { signalStore } from './signals.js'
 import { type Sql, sqlOver } from './sql.js'
 import { taskStore } from './tasks.js'
@@ -98,6 +99,7 @@ export async function storeOver(
     // The embedded database has one session and flushes nothing: batches would only wait.
     credentials: credentialStore(main, deps, kind === 'postgres' ? groupCommit : oneByOne),
     revocations: revocationLog(urgent),
+    runs: runStore(urgent),
     plans: planStore(main),
     quarantines: quarantineStore(urgent),
     audit: auditLog(main),
@@ -116,7 +118,7 @@ export async function storeOver(
       const marks = await forgetMarks(main, limit)
       // Quarantines stay: who was refused when, and who lifted it, is asked long after.
       await main.query(`delete from curfew.plans where valid_until < (select curfew.now()) - interval '1 day' and revocation is null`)
-      await main.query('delete from curfew.tombstones where until < (select curfew.now())')
+      await main.query('delete from curfew.tombstones where until < (select curfew.now()) and not ending')
       // A key lives as long as its task; what is left is what open tasks hold.
       await main.query(
         `delete from curfew.idempotency where ctid = any(array(

@@ -38,6 +38,7 @@ export function toTask(r: Row): Task {
     heartbeatAt: instant(r.heartbeat_at),
     endedAt: maybeInstant(r.ended_at),
     endReason: as(r.end_reason),
+    endedBy: as(r.ended_by),
     version: as(r.version),
   }
 }

@@ -3,7 +3,7 @@ import type { CurfewError } from '../domain/errors.js'
 import type { TaskId } from '../domain/ids.js'
 import { HEARTBEATS_MISSED, type NewTask, type Task } from '../domain/task.js'
 import type { Context, TaskStore } from '../ports.js'
-import { judgeAttesting, judgeOpening, noSuchTask, type Opening, openScopes, refuseEnded, runKey, type TaskFacts, workloadScopes } from './admission.js'
+import { judgeAttesting, judgeOpening, noSuchTask, type Opening, openScopes, refuseEnded, runKeys, type TaskFacts, workloadScopes } from './admission.js'
 import { writeAudit } from './audit.js'
 import { writeDecisions } from './decisions.js'
 import { taskAttested, taskOpened } from './events.js'
@@ -18,8 +18,6 @@ export interface PlannedTask {
   readonly opening: Opening
   readonly context: Context
 }
-
-export const runsOf = (w: { issuerId: string; run: string | null }): string[] => (w.run === null ? [] : [runKey(w.issuerId, w.run)])
 
 /** The task as the rules will see it once it is written. */
 export const factsOf = ({ task, opening }: Pick<PlannedTask, 'task' | 'opening'>, now: Date): TaskFacts => ({
@@ -80,7 +78,7 @@ export function taskStore(sql: Sql): TaskStore {
       sql.tx(async tx => {
         await lockCutoffs(tx, 'shared')
         const above = await lockTasks(tx, task.ancestors)
-        const facts = await readFacts(tx, above, [...openScopes(task), ...[...above.values()].flatMap(workloadScopes)], runsOf(task.attestation))
+        const facts = await readFacts(tx, above, [...openScopes(task), ...[...above.values()].flatMap(workloadScopes)], runKeys(task.attestation))
         const opening = judgeOpening(facts, task)
         await consume(tx, marks)
         const [opened] = await insertTasks(tx, [{ task, opening, context }], facts.now)
@@ -114,7 +112,7 @@ export function taskStore(sql: Sql): TaskStore {
     attest: (id, attestation, marks, context) =>
       change(sql, id, async (tx, tasks) => {
         const scopes = [...[...tasks.values()].flatMap(workloadScopes), ...workloadScopes(attestation), `task:${id}`]
-        judgeAttesting(await readFacts(tx, tasks, scopes, runsOf(attestation)), id, attestation)
+        judgeAttesting(await readFacts(tx, tasks, scopes, runKeys(attestation)), id, attestation)
         await consume(tx, marks)
         const task = await update(tx, id, 'attestation = $3::jsonb, run = $4,', [JSON.stringify(attestation), attestation.run])
         await writeAudit(tx, [taskAttested(id, attestation, context)])

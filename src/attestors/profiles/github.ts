@@ -1,4 +1,5 @@
 /** Owns what GitHub Actions says of a job (standards.md 1.16): numeric ids decide, names are for people, `sub` is never parsed. */
+import { githubRun } from '../../domain/run.js'
 import { type Profile, refuse, required, text } from './profile.js'
 
 /** Events that run code or data of strangers with the repository's own rights: only where the configuration names them (P4, T36). */
@@ -53,7 +54,8 @@ export const github: Profile = {
     // A display name that any branch may write, emoji and all: shown when it is plain, and never a reason to refuse the job.
     const { workflow } = payload
     if (typeof workflow === 'string' && /^[\x20-\x7e]{1,512}$/.test(workflow)) attributes.workflow = workflow
-    const run = ['run_id', 'run_attempt', 'check_run_id'].map(name => attributes[name] ?? '').join(':')
-    return { identity: `${issuer.name}:repository_id=${repository}`, attributes, run: attributes.run_id ? `${issuer.name}:${repository}:${run}` : null }
+    const said = (name: string) => attributes[name] ?? ''
+    const run = { owner: said('repository_owner_id'), repository, run: said('run_id'), attempt: said('run_attempt'), job: said('check_run_id') }
+    return { identity: `${issuer.name}:repository_id=${repository}`, attributes, run: run.run ? githubRun(issuer.name, run) : null }
   },
 }
