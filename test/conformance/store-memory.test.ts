@@ -6,6 +6,7 @@ import { testRecords } from './store/records.js'
 import { testResponders } from './store/responders.js'
 import { testRevocations } from './store/revocations.js'
 import { testTasks } from './store/tasks.js'
+import { testRuns } from './store/runs.js'
 import { testWalk } from './store/walk.js'
 
 const make = async () => {
@@ -22,5 +23,6 @@ testTasks('memory', make)
 testCredentials('memory', make)
 testRevocations('memory', make)
 testResponders('memory', make)
+testRuns('memory', make)
 testRecords('memory', make)
 testWalk('memory', make, 300)

@@ -6,6 +6,7 @@ import { testRecords } from './store/records.js'
 import { testResponders } from './store/responders.js'
 import { testRevocations } from './store/revocations.js'
 import { testTasks } from './store/tasks.js'
+import { testRuns } from './store/runs.js'
 import { testWalk } from './store/walk.js'
 
 let house: SqlHouse
@@ -19,5 +20,6 @@ testTasks('PGlite', make)
 testCredentials('PGlite', make)
 testRevocations('PGlite', make)
 testResponders('PGlite', make)
+testRuns('PGlite', make)
 testRecords('PGlite', make)
 testWalk('PGlite', make, 20)

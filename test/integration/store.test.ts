@@ -18,6 +18,7 @@ import { testRecords } from '../conformance/store/records.js'
 import { testResponders } from '../conformance/store/responders.js'
 import { testRevocations } from '../conformance/store/revocations.js'
 import { testTasks } from '../conformance/store/tasks.js'
+import { testRuns } from '../conformance/store/runs.js'
 import { testWalk } from '../conformance/store/walk.js'
 import { type Cluster, startCluster, whyNoPostgres } from './postgres-cluster.js'
 
@@ -42,6 +43,7 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
   testCredentials('PostgreSQL', make)
   testRevocations('PostgreSQL', make)
   testResponders('PostgreSQL', make)
+  testRuns('PostgreSQL', make)
   testRecords('PostgreSQL', make)
   testWalk('PostgreSQL', make, 25)
 
