@@ -41,8 +41,7 @@ async function killAll(world: World, ledger: Ledger, seed: number, issuanceToken
 async function killedAt(world: World, ledger: Ledger, step: Failpoint, broker: Broker): Promise<Killed> {
   const before = new Set((await upstream(world)).map(text))
   const clients = clientsOf(world, broker, ledger)
-  const held = await clients.open()
-  if (!held) throw new Error('the task was not opened')
+  const held = await clients.opened()
   const answer = await clients.issue(held, 'db', TTL_SECONDS)
   for (let i = 0; i < 100 && !broker.child.hasEnded(); i++) await sleep(20)
   if (!broker.child.hasEnded()) throw new Error(`the broker was not killed at ${step}: ${answer.status}`)
@@ -107,9 +106,9 @@ export async function issueCases(world: World, report: Report, seed: number): Pr
       'F39 the twin without a fault, and the invariants over all fourteen',
       async c => {
         const clients = clientsOf(world, healthy, c.ledger)
-        const held = await clients.open()
-        const made = held && (await clients.issue(held, 'db', TTL_SECONDS))
-        c.expect(made?.status === 201 && (await clients.complete(held as never)).status === 200, 'an issue without a fault did not succeed')
+        const held = await clients.opened()
+        const made = await clients.issue(held, 'db', TTL_SECONDS)
+        c.expect(made.status === 201 && (await clients.complete(held)).status === 200, 'an issue without a fault did not succeed')
         const { rows } = await c.judge()
         return `${rows} rows`
       },

@@ -30,8 +30,8 @@ const deaths: readonly Death[] = [
 ]
 
 async function issued(clients: Clients): Promise<Held> {
-  const held = await clients.open()
-  if (!held || (await clients.issue(held, 'db')).status !== 201) throw new Error('nothing was issued')
+  const held = await clients.opened()
+  if ((await clients.issue(held, 'db')).status !== 201) throw new Error('nothing was issued')
   return held
 }
 

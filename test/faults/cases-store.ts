@@ -35,22 +35,22 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
 
     await report.case('I8 the audit cannot be written: nothing is issued, nothing is half done', async c => {
       const clients = clientsOf(world, at, c.ledger)
-      const held = await clients.open()
+      const held = await clients.opened()
       await world.rows(
         'store',
         `create or replace function curfew.refuse_audit() returns trigger language plpgsql as $$ begin raise exception 'disk full' using errcode = '53100'; end $$`,
       )
       await world.rows('store', 'create trigger refuse_audit before insert on curfew.audit for each row execute function curfew.refuse_audit()')
       const from = Date.now()
-      const answers = [await clients.issue(held as never, 'jwt'), await clients.issue(held as never, 'db'), await clients.complete(held as never)]
+      const answers = [await clients.issue(held, 'jwt'), await clients.issue(held, 'db'), await clients.complete(held)]
       const opened = await clients.open()
       const to = Date.now()
       c.ledger.outages.push({ from, to })
       await world.rows('store', 'drop trigger refuse_audit on curfew.audit')
       c.expect(opened === null && answers.every(a => a.status === 503), `heard ${answers.map(a => a.status).join(', ')}`)
-      const made = await world.rows('store', 'select 1 from curfew.credentials where task = $1', [held?.task])
+      const made = await world.rows('store', 'select 1 from curfew.credentials where task = $1', [held.task])
       c.expect(made.length === 0, `${made.length} rows without evidence`)
-      const twin = [await clients.issue(held as never, 'db'), await clients.complete(held as never)]
+      const twin = [await clients.issue(held, 'db'), await clients.complete(held)]
       c.expect(
         twin.every(a => a.subject !== null),
         'the twin with an audit did not succeed',
@@ -88,14 +88,15 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
 
     await report.case('F40 restart of everything, Redis wiped', async c => {
       const clients = clientsOf(world, at, c.ledger)
-      for (const kind of ['jwt', 'jwt', 'db', 'jwt'] as const) {
-        const held = await clients.open()
-        await clients.issue(held as never, kind)
+      const holding = async (kind: 'jwt' | 'db') => {
+        const held = await clients.opened()
+        await clients.issue(held, kind)
+        return held
       }
-      const [byHolder, byOperator, atTarget, alive] = c.ledger.held
-      await clients.complete(byHolder as never)
-      await clients.revoke(byOperator as never)
-      await clients.signal(atTarget as never)
+      const [byHolder, byOperator, atTarget, alive] = [await holding('jwt'), await holding('jwt'), await holding('db'), await holding('jwt')] as const
+      await clients.complete(byHolder)
+      await clients.revoke(byOperator)
+      await clients.signal(atTarget)
       // What a killed worker has in hand stays claimed for 30 s; that is F16's to show.
       await sleep(700)
       await world.redisCommand('flushall')
@@ -107,12 +108,12 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
       ;[broker, worker] = await Promise.all([world.broker({ ...LOAD_TIMERS, at }), world.worker(LOAD_TIMERS)])
       const since = Date.now()
       for (const held of [byHolder, byOperator]) {
-        c.expect((await clients.introspect(held?.credential?.secret.token as string)) === false, `${held?.credential?.id} was revoked and is accepted again`)
+        c.expect((await clients.introspect(held.credential?.secret.token as string)) === false, `${held.credential?.id} was revoked and is accepted again`)
       }
-      c.expect((await clients.introspect(alive?.credential?.secret.token as string)) === true, 'the twin that nobody revoked is refused')
-      const replayed = await clients.replay(byHolder as never)
+      c.expect((await clients.introspect(alive.credential?.secret.token as string)) === true, 'the twin that nobody revoked is refused')
+      const replayed = await clients.replay(byHolder)
       c.expect(replayed >= 400 && replayed < 500, `evidence used before the restart was answered ${replayed}`)
-      await clients.complete(alive as never)
+      await clients.complete(alive)
       const { slowestMs } = await c.judge()
       return `refused at once; evidence used before is answered ${replayed}; dead at the target within ${slowestMs} ms, judged ${Date.now() - since} ms after the start`
     })

@@ -107,11 +107,8 @@ export async function vaultCases(world: World, report: Report): Promise<void> {
         for (const s of stopped) s.held.refusedFrom = Date.now()
         await c.judge()
         const clients = clientsOf(world, other, c.ledger)
-        const held = await clients.open()
-        c.expect(
-          held !== null && (await clients.issue(held, 'db', 60)).status === 201 && (await clients.complete(held)).status === 200,
-          'nothing is issued after the unseal',
-        )
+        const held = await clients.opened()
+        c.expect((await clients.issue(held, 'db', 60)).status === 201 && (await clients.complete(held)).status === 200, 'nothing is issued after the unseal')
       } finally {
         await kill(other.child)
       }
@@ -175,12 +172,12 @@ async function lateAnswers(world: World, report: Report, inTurn: InTurn): Promis
     const late = report.case('F30 the answers of 4a (1.5 s) and 4c (10 s) come after our deadline, though they were done', async c => {
       const [slow, soon] = [clientsOf(world, at, c.ledger), clientsOf(world, quick, c.ledger)]
       const asked = await inTurn(async () => {
-        const held = [await slow.open(), await soon.open()]
+        const held = [await slow.opened(), await soon.opened()] as const
         const mint = world.proxy.hold('answer', MINT, { ms: 13_000 })
-        const issuing = slow.issue(held[0] as never, 'db', 60)
+        const issuing = slow.issue(held[0], 'db', 60)
         await mint.met
         const create = world.proxy.hold('answer', CREATE, { ms: 3_000 })
-        const creating = soon.issue(held[1] as never, 'db', 60)
+        const creating = soon.issue(held[1], 'db', 60)
         await create.met
         return { held, answers: Promise.all([issuing, creating]) }
       })
@@ -191,13 +188,13 @@ async function lateAnswers(world: World, report: Report, inTurn: InTurn): Promis
       const own = () =>
         things(
           world,
-          asked.held.map(h => h?.task ?? ''),
+          asked.held.map(h => h.task),
         )
       let left = await own()
       for (; left.length > 0 && performance.now() - since < 10_000; left = await own()) await sleep(150)
       const took = performance.now() - since
       for (const thing of left) c.orphan(`${thing} is left 10 s after we gave up`)
-      for (const h of asked.held) if (h) h.refusedFrom = Date.now()
+      for (const h of asked.held) h.refusedFrom = Date.now()
       await c.judge()
       return `heard ${answers.map(a => a.status).join(' and ')} after ${answers.map(a => ((a.ackAt - a.sentAt) / 1000).toFixed(1)).join(' and ')} s; nothing left ${(took / 1000).toFixed(1)} s later`
     })
@@ -205,27 +202,24 @@ async function lateAnswers(world: World, report: Report, inTurn: InTurn): Promis
     const revoked = report.case('F03 the answer of a revocation comes after our deadline (10 s), though it was done', async c => {
       const clients = clientsOf(world, at, c.ledger)
       const held = await inTurn(async () => {
-        const held = await clients.open()
-        await clients.issue(held as never, 'db', 300)
+        const held = await clients.opened()
+        await clients.issue(held, 'db', 300)
         const hold = world.proxy.hold('answer', REVOKE, { ms: 12_000 })
-        await clients.complete(held as never)
+        await clients.complete(held)
         await hold.met
         return held
       })
       const { slowestMs } = await c.judge()
       c.expect(slowestMs > 9_000, `the answer was not late: revoked after ${slowestMs} ms`)
-      const successes = await world.rows('store', `select 1 from curfew.audit where kind = 'credential.revoked' and subject = $1`, [held?.credential?.id])
+      const successes = await world.rows('store', `select 1 from curfew.audit where kind = 'credential.revoked' and subject = $1`, [held.credential?.id])
       c.expect(successes.length === 1, `${successes.length} successes`)
       return `ambiguous, tried again, found gone: revoked after ${(slowestMs / 1000).toFixed(1)} s, one success`
     })
     await Promise.all([late, revoked])
     await report.case('F03 and F30 twin: the same acts without a held answer', async c => {
       const clients = clientsOf(world, at, c.ledger)
-      const held = await clients.open()
-      c.expect(
-        (await clients.issue(held as never, 'db', 60)).status === 201 && (await clients.complete(held as never)).status === 200,
-        'not every act succeeded',
-      )
+      const held = await clients.opened()
+      c.expect((await clients.issue(held, 'db', 60)).status === 201 && (await clients.complete(held)).status === 200, 'not every act succeeded')
       const { slowestMs } = await c.judge()
       return `revoked after ${slowestMs} ms`
     })
@@ -244,14 +238,14 @@ async function lostLease(world: World, report: Report, inTurn: InTurn): Promise<
       for (const [i, what] of (['answer', 'request'] as const).entries()) {
         const broker = brokers[i] as Broker
         const clients = clientsOf(world, broker, c.ledger)
-        const held = await clients.open()
+        const held = await clients.opened()
         const hold = world.proxy.hold(what, MINT)
-        const answer = clients.issue(held as never, 'db', 120)
+        const answer = clients.issue(held, 'db', 120)
         await hold.met
         if (what === 'answer') await sleep(500)
         await kill(broker.child)
         c.expect((await answer).status === 0, 'something was delivered')
-        if (held) held.refusedFrom = Date.now()
+        held.refusedFrom = Date.now()
         holds.push(hold)
       }
     })

@@ -30,8 +30,7 @@ export async function stoppedAt(world: World, ledger: Ledger, steps: readonly Fa
     steps.map(async (step, i) => {
       const broker = brokers[i] as Broker
       const clients = clientsOf(world, broker, ledger)
-      const held = await clients.open()
-      if (!held) throw new Error('the task was not opened')
+      const held = await clients.opened()
       const answer = clients.issue(held, 'db', TTL_SECONDS)
       const { pid } = broker.child.mark
       for (let n = 0; n < 500 && !isStopped(pid); n++) await sleep(10)

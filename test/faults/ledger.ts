@@ -48,6 +48,8 @@ export const newLedger = (): Ledger => ({ entries: [], held: [], late: [], heale
 
 export interface Clients {
   open(capabilities?: readonly string[]): Promise<Held | null>
+  /** Where a case cannot go on without one. */
+  opened(): Promise<Held>
   issue(held: Held, kind: 'jwt' | 'db', ttlSeconds?: number): Promise<Entry>
   complete(held: Held): Promise<Entry>
   /** By an operator, who names the credential, or the task where there is none yet. */
@@ -121,7 +123,7 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
     held.isBySignal = entry.op === 'signal'
     return entry
   }
-  return {
+  const clients: Clients = {
     async open(capabilities = [DB, JWT]) {
       const workload = await createWorkload(at.url)
       const evidence = await world.issuer.githubToken(at.url)
@@ -132,6 +134,11 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
       if (entry.subject === null) return null
       const held: Held = { workload, evidence, task: entry.subject, token: heard.body.token, credential: null, refusedFrom: null, isBySignal: false }
       ledger.held.push(held)
+      return held
+    },
+    async opened() {
+      const held = await clients.open()
+      if (!held) throw new Error('the task was not opened')
       return held
     },
     async issue(held, kind, ttlSeconds = 300) {
@@ -188,6 +195,7 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
       return (await send('POST', url, { ...json, dpop: await held.workload.proof('POST', url) }, body)).status
     },
   }
+  return clients
 }
 
 /** Shows every token that a client holds or held, each about every 50 ms, until it was told off for good. */

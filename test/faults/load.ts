@@ -1,7 +1,7 @@
 /** Owns the load of a run: clients whose sequence of acts follows from a seed, and the ending of what they still hold. */
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Clients, clientsOf, type Entry, type Ledger, startProber } from './ledger.js'
+import { type Clients, clientsOf, type Entry, startProber } from './ledger.js'
 import type { Case } from './report.js'
 import type { Endpoint, World } from './world.js'
 
@@ -31,12 +31,6 @@ export const pick = <T>(random: Random, items: readonly T[]): T => items[Math.fl
 /** In production 5 s. */
 export const LOAD_SWEEP_MS = 1_000
 
-export interface Loaded {
-  readonly clients: Clients
-  /** Ends what is still held, over and over until it is acknowledged. */
-  closeOut(): Promise<void>
-}
-
 /** One client: a task, a credential, a while, one of the ways to end it; and again, until it is called off. */
 async function live(clients: Clients, random: Random, goesOn: () => boolean): Promise<void> {
   while (goesOn()) {
@@ -52,11 +46,15 @@ async function live(clients: Clients, random: Random, goesOn: () => boolean): Pr
   }
 }
 
-async function endAll(clients: Clients, ledger: Ledger): Promise<void> {
-  for (const held of ledger.held) {
+/** What a client still holds is ended, over and over until that is acknowledged: an act that can never be ended would be no act of revocation. */
+export async function endHeld(clients: Clients, c: Case): Promise<void> {
+  for (const held of c.ledger.held) {
+    let last: Entry | null = null
     for (const until = performance.now() + 20_000; held.refusedFrom === null && performance.now() < until; ) {
-      if ((await clients.complete(held)).subject === null) await sleep(200)
+      last = await clients.complete(held)
+      if (last.subject === null) await sleep(200)
     }
+    if (held.refusedFrom === null) c.wrong(`${held.task} cannot be completed: ${last?.status} ${last?.problem}`)
   }
 }
 
@@ -80,7 +78,7 @@ export async function underLoad(
   }
   const acts = c.ledger.entries.length
   const failed = c.ledger.entries.filter(e => e.subject === null)
-  await endAll(clients, c.ledger)
+  await endHeld(clients, c)
   await sleep(300)
   await prober.stop()
   return { ...(await c.judge()), acts, failed }

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Child } from '../../src/dev/process.js'
 import { type Clients, clientsOf, type Held, startProber } from './ledger.js'
-import { LOAD_SWEEP_MS, pick, type Random, randomOf } from './load.js'
+import { endHeld, LOAD_SWEEP_MS, pick, type Random, randomOf } from './load.js'
 import { type Case, type Report, say } from './report.js'
 import { type Broker, type Endpoint, kill, type World } from './world.js'
 
@@ -96,10 +96,7 @@ async function run(
     })
   // Every fault heals itself; one that overlaps another waits for nothing.
   await Promise.all([...acting, ...failing])
-  for (const held of c.ledger.held) {
-    for (const end = performance.now() + 20_000; held.refusedFrom === null && performance.now() < end; )
-      if ((await clients.complete(held)).subject === null) await sleep(200)
-  }
+  await endHeld(clients, c)
   await sleep(200)
   await prober.stop()
   const { slowestMs } = await c.judge()

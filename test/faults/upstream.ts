@@ -56,7 +56,7 @@ export async function orphans(world: World, options: { atRest?: boolean; strict?
   const things = await upstream(world)
   const states = options.atRest ? ['active'] : ['pending', 'active', 'revoking', 'stuck']
   const rows = await world.rows<Known>('store', 'select id, state, handle from curfew.credentials where state = any($1::text[])', [states])
-  const known = new Set(rows.flatMap(r => [`token ${r.id}`, `lease ${r.handle?.leaseId}`, `role curfew_${dashed(r.id as never)}`.toLowerCase()]))
+  const known = new Set(rows.flatMap(r => [`token ${r.id}`, `lease ${r.handle?.leaseId}`, `role curfew_${dashed(r.id)}`.toLowerCase()]))
   // A lease has no name of ours: one whose answer was lost may be of any row that waits for a listing.
   const mayHoldUnrecorded = rows.some(r => r.handle?.accessor !== undefined && r.handle.leaseId === undefined)
   return things.filter(
