@@ -1,12 +1,13 @@
 /** Every suite of the store over plain maps. */
 import { memoryStore } from '../../src/store/memory.js'
 import { testCredentials } from './store/credentials.js'
+import { testDelegation } from './store/delegation.js'
 import { sealed } from './store/fixtures.js'
 import { testRecords } from './store/records.js'
 import { testResponders } from './store/responders.js'
 import { testRevocations } from './store/revocations.js'
-import { testTasks } from './store/tasks.js'
 import { testRuns } from './store/runs.js'
+import { testTasks } from './store/tasks.js'
 import { testWalk } from './store/walk.js'
 
 const make = async () => {
@@ -22,7 +23,8 @@ const make = async () => {
 testTasks('memory', make)
 testCredentials('memory', make)
 testRevocations('memory', make)
-testResponders('memory', make)
 testRuns('memory', make)
+testResponders('memory', make)
+testDelegation('memory', make)
 testRecords('memory', make)
 testWalk('memory', make, 300)

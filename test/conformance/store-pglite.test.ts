@@ -1,12 +1,13 @@
 /** Every suite of the store over PostgreSQL inside this process. */
 import { afterAll, beforeAll } from 'vitest'
 import { testCredentials } from './store/credentials.js'
+import { testDelegation } from './store/delegation.js'
 import { pgliteHouse, type SqlHouse } from './store/houses.js'
 import { testRecords } from './store/records.js'
 import { testResponders } from './store/responders.js'
 import { testRevocations } from './store/revocations.js'
-import { testTasks } from './store/tasks.js'
 import { testRuns } from './store/runs.js'
+import { testTasks } from './store/tasks.js'
 import { testWalk } from './store/walk.js'
 
 let house: SqlHouse
@@ -19,7 +20,8 @@ const make = () => house.make()
 testTasks('PGlite', make)
 testCredentials('PGlite', make)
 testRevocations('PGlite', make)
-testResponders('PGlite', make)
 testRuns('PGlite', make)
+testResponders('PGlite', make)
+testDelegation('PGlite', make)
 testRecords('PGlite', make)
 testWalk('PGlite', make, 20)

@@ -324,7 +324,7 @@ describe('a child is never wider', () => {
 describe('a child never outlives', () => {
   it('T49, P57: the deadline of its parent, what the grant says, or its credentials it', async () => {
     const top = await openAs(house, parent, 1, { life_seconds: 120 })
-    const end = ((await house.app.store.tasks.get(top.task as never))?.deadlineAt as Date).getTime()
+    const end = (await house.app.store.tasks.get(top.task as never))?.deadlineAt.getTime() as number
     const opened = await opensBelow(child, await granted(parent, top, { ...to(2), life_seconds: 3_600 }), await job(house, 2), { life_seconds: 3_600 })
     expect(Date.parse(opened.body.task.deadline_at)).toBeLessThanOrEqual(end)
     const made = await child.credential({ task: opened.body.task.id, token: opened.body.token }, RO, { ttl_seconds: 900 })
@@ -347,8 +347,8 @@ describe('a child never outlives', () => {
         Object.assign(credentials, { record: before.record })
         await house.app.broker.revoke({ kind: 'task', key: top.task as never }, 'requested', { actor: { kind: 'operator', id: 'opr_test' } })
       }
-      Object.assign(tasks, { open: async (...args: Parameters<typeof tasks.open>) => (await overtake(), before.open(...args)) })
-      Object.assign(credentials, { record: async (...args: Parameters<typeof credentials.record>) => (await overtake(), before.record(...args)) })
+      Object.assign(tasks, { open: (...args: Parameters<typeof tasks.open>) => overtake().then(() => before.open(...args)) })
+      Object.assign(credentials, { record: (...args: Parameters<typeof credentials.record>) => overtake().then(() => before.record(...args)) })
       const evidence = await job(house, 2)
       const answer = way === 'tasks' ? await opensBelow(child, grant, evidence) : await exchangesBelow(child, grant, evidence, { resource: ORDERS })
       expect(answer.body).toMatchObject({ code: 'task_ended', reason: 'revoked' })

@@ -12,13 +12,14 @@ import { checkMigrations, migrate, readMigrations } from '../../src/store/migrat
 import { connect, openStore } from '../../src/store/open.js'
 import { CUTOFF_LOCK, type Sql } from '../../src/store/sql.js'
 import { testCredentials } from '../conformance/store/credentials.js'
+import { testDelegation } from '../conformance/store/delegation.js'
 import { active, context, grantFor, mark, minted, openTask, operator, pending, sealed } from '../conformance/store/fixtures.js'
 import { emptied, houseOver, MIGRATIONS, quiet, type SqlHouse } from '../conformance/store/houses.js'
 import { testRecords } from '../conformance/store/records.js'
 import { testResponders } from '../conformance/store/responders.js'
 import { testRevocations } from '../conformance/store/revocations.js'
-import { testTasks } from '../conformance/store/tasks.js'
 import { testRuns } from '../conformance/store/runs.js'
+import { testTasks } from '../conformance/store/tasks.js'
 import { testWalk } from '../conformance/store/walk.js'
 import { type Cluster, startCluster, whyNoPostgres } from './postgres-cluster.js'
 
@@ -42,8 +43,9 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
   testTasks('PostgreSQL', make)
   testCredentials('PostgreSQL', make)
   testRevocations('PostgreSQL', make)
-  testResponders('PostgreSQL', make)
   testRuns('PostgreSQL', make)
+  testResponders('PostgreSQL', make)
+  testDelegation('PostgreSQL', make)
   testRecords('PostgreSQL', make)
   testWalk('PostgreSQL', make, 25)
 
