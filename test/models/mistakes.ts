@@ -23,7 +23,7 @@ export const NAIVE: Mistake = ({ store, ...parts }) => {
   }
 }
 
-/** Handle and activation are written blindly, whatever became of the row meanwhile. */
+/** Handle and activation are written blindly, whatever became of the row meanwhile. The database's own guard stands in the way: see `unguarded`. */
 export const noCas =
   (sql: Sql): Mistake =>
   ({ store, ...parts }) => ({
@@ -38,13 +38,27 @@ export const noCas =
         },
         async settle(credential, minted, context) {
           await store.credentials.noteHandle(credential.id, minted.handle)
-          await sql.query(`update curfew.credentials set state = 'active', version = version + 1 where id = $1`, [credential.id])
+          await sql.query(
+            `update curfew.credentials set state = 'active', version = version + 1, reason = null, revocation = null, revoking_at = null, next_attempt_at = null
+             where id = $1`,
+            [credential.id],
+          )
           await store.audit.append({ kind: 'credential.issued', ...context, subject: credential.id, reason: null, data: {} })
           return store.credentials.get(credential.id)
         },
       },
     },
   })
+
+/** Runs `act` without the trigger that refuses what no statement of ours tries. */
+export async function unguarded(sql: Sql, act: () => Promise<void>): Promise<void> {
+  await sql.query('alter table curfew.credentials disable trigger guard_state')
+  try {
+    await act()
+  } finally {
+    await sql.query('alter table curfew.credentials enable trigger guard_state')
+  }
+}
 
 /** A row whose read may be in flight is called dead as soon as its token is: without the waiting rule of section 3.4. */
 export const NOWAIT: Mistake = ({ engine, ...parts }) => ({

@@ -17,7 +17,7 @@ import type { CredentialEngine, PolicyEngine, Signer, Store } from '../../src/po
 import { type MemoryQueue, memoryQueue } from '../../src/queue/memory.js'
 import { capability, DIGEST, mark } from '../conformance/store/fixtures.js'
 import { type FakeVault, fakeVault } from '../fake-vault.js'
-import { reached, Walk, wanted } from './failpoint.js'
+import { FAILPOINTS, type Place, reached, Walk, wanted } from './failpoint.js'
 import { Life, type Order, sessionOf } from './life.js'
 import type { Time } from './stores.js'
 
@@ -199,6 +199,9 @@ function depsOf({ store, engine, policy }: Parts, queue: MemoryQueue, reconcilab
   }
 }
 
+/** A failed issue ends in a revocation of its own, which is no part of its walk. */
+const ISSUE_PLACES: readonly Place[] = [...FAILPOINTS.filter(f => f.startsWith('issue.')), 'signed', 'judged']
+
 function processOver(broker: Broker, life: Life, store: Store, queue: MemoryQueue): Process {
   const handlers = {
     expire: async () => void (await broker.expireDue(signal())),
@@ -213,7 +216,7 @@ function processOver(broker: Broker, life: Life, store: Store, queue: MemoryQueu
         const ask = { capability, ttlSeconds, evidence: null, idempotency: null }
         const { credential, secret } = await broker.issue({ task, jkt: task.jkt, marks: [proof] }, ask, null, signal())
         return { credential, fields: secret.reveal() }
-      }),
+      }, ISSUE_PLACES),
     work: async () => void (await queue.run(handlers, { until: store.clock.now(), limit: 500 })),
   }
 }
