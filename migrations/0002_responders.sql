@@ -47,6 +47,7 @@ create table if not exists curfew.quarantines (
 );
 create index if not exists quarantines_scope on curfew.quarantines (scope) where lifted_at is null and scope is not null;
 create index if not exists quarantines_filters on curfew.quarantines (until) where lifted_at is null and filter is not null;
+create index if not exists quarantines_act on curfew.quarantines (revocation) where revocation is not null;
 -- A marker without an id could be neither listed nor lifted.
 insert into curfew.quarantines (id, kind, key, scope, message, set_by, set_at, until)
 select 'qrn_' || substr(translate(md5(scope) || md5(scope), 'ilou', '1100'), 1, 26), split_part(scope, ':', 1), substr(scope, strpos(scope, ':') + 1), scope, message, set_by, curfew.now(), until

@@ -101,7 +101,7 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
       issuers: new Map(
         config.issuers.map(i => [
           i.name,
-          { maxTtlSeconds: i.maxTtlSeconds, identityPrefix: i.kind === 'spiffe' ? `spiffe://${i.trustDomain}/` : `${i.name}:` },
+          { enabled: i.enabled, maxTtlSeconds: i.maxTtlSeconds, identityPrefix: i.kind === 'spiffe' ? `spiffe://${i.trustDomain}/` : `${i.name}:` },
         ]),
       ),
       signals: config.signals,

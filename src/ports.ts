@@ -244,6 +244,8 @@ export interface QuarantineStore {
   /** Under the exclusive cut-off lock: whoever passed before it has settled before it, or is refused after it. */
   set(quarantine: NewQuarantine, context: Context & { actor: Actor }): Promise<Quarantine>
   get(id: QuarantineId): Promise<Quarantine | null>
+  /** The one that was set with this act. */
+  ofAct(id: RevocationId): Promise<Quarantine | null>
   /** In force, newest first; with `all` also the lapsed and the lifted. */
   list(filter: { all: boolean; limit: number }): Promise<readonly Quarantine[]>
   /** Ends it early. One that has ended stays as it is. Throws `not_found`. */
@@ -299,9 +301,9 @@ export interface Store {
   readonly tasks: TaskStore
   readonly credentials: CredentialStore
   readonly revocations: RevocationLog
+  readonly runs: RunStore
   readonly plans: PlanStore
   readonly quarantines: QuarantineStore
-  readonly runs: RunStore
   readonly audit: AuditLog
   readonly decisions: DecisionLog
   readonly signals: SignalStore

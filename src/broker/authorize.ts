@@ -46,10 +46,12 @@ export function decide(deps: BrokerDeps, ask: Ask): Decision {
   }
   const answer = deps.policy.decide(request)
   const explanation = answer.allowed || answer.fault ? null : deps.policy.explain(request)
+  // A task outlives the registration of the issuer that it rests on; its rights do not (T29).
+  const isTrusted = deps.issuers.get(ask.attestation.issuer)?.enabled === true
   return {
     id: newId('decision'),
     at: now,
-    allowed: answer.allowed,
+    allowed: answer.allowed && isTrusted,
     identity: ask.attestation.identity,
     issuer: ask.attestation.issuer,
     capability: ask.capability.name,
@@ -57,7 +59,7 @@ export function decide(deps: BrokerDeps, ask: Ask): Decision {
     policies: answer.policies,
     digest: answer.digest,
     obligations: answer.obligations,
-    reason: answer.allowed ? 'permitted' : (answer.fault ?? (explanation?.forbiddenBy.length ? 'forbidden' : 'no_permit')),
+    reason: !isTrusted ? 'issuer_disabled' : answer.allowed ? 'permitted' : (answer.fault ?? (explanation?.forbiddenBy.length ? 'forbidden' : 'no_permit')),
     explanation,
     attributes: {
       ...ask.attestation.attributes,

@@ -18,7 +18,7 @@ export interface BrokerDeps {
   /** By name. */
   readonly audiences: ReadonlyMap<string, Audience>
   /** By name: the ceiling on what is issued on this issuer's word, and how the identities begin that only it can attest. */
-  readonly issuers: ReadonlyMap<string, { readonly maxTtlSeconds: number; readonly identityPrefix: string }>
+  readonly issuers: ReadonlyMap<string, { readonly enabled: boolean; readonly maxTtlSeconds: number; readonly identityPrefix: string }>
   readonly signals: SignalRules
   readonly tasks: { readonly maxLifeSeconds: number; readonly defaultLifeSeconds: number }
   readonly log: Log

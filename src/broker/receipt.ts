@@ -3,6 +3,7 @@ import { CurfewError } from '../domain/errors.js'
 import { isId } from '../domain/ids.js'
 import type { Outcome } from '../domain/plan.js'
 import type { Revocation } from '../domain/revocation.js'
+import { written } from '../domain/selector.js'
 import type { BrokerDeps } from './deps.js'
 
 /** No verifier of tokens takes it, and the key of receipts signs nothing else. */
@@ -37,8 +38,7 @@ function claimsOf(deps: BrokerDeps, r: Revocation, o: Outcome) {
     iat: Math.floor(deps.store.clock.now().getTime() / 1000),
     jti: r.receipt,
     sub: r.id,
-    // Instants as text, as JSON has no other.
-    selector: JSON.parse(JSON.stringify(r.selector)),
+    selector: written(r.selector),
     reason: r.reason,
     message: r.message,
     actor: { kind: r.actor.kind, id: r.actor.id },
@@ -51,6 +51,7 @@ function claimsOf(deps: BrokerDeps, r: Revocation, o: Outcome) {
     // Verifiers that ask introspection refuse with the commit; those that hold the feed will be counted here.
     guards: { applied: 0, of: 0 },
     exposed: o.exposed.map(e => ({ credential: e.credential, capability: e.capability, until: e.until.toISOString() })),
+    exposed_total: o.exposedTotal,
     exposed_until: o.exposedUntil?.toISOString() ?? null,
     final: o.closed && o.revoking === 0 && o.stuck === 0,
   }

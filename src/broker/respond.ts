@@ -1,6 +1,6 @@
 /** Verb: a responder ends things. By a selector or by a plan that was looked at, once however often it is asked. */
 import { CurfewError } from '../domain/errors.js'
-import { type CredentialId, newId, type OperatorId, type PlanId } from '../domain/ids.js'
+import { type CredentialId, newId, type OperatorId, type PlanId, type QuarantineId } from '../domain/ids.js'
 import { isForCause, type Revocation, type Selector } from '../domain/revocation.js'
 import type { BrokerDeps } from './deps.js'
 import { revoke } from './revoke.js'
@@ -18,6 +18,8 @@ export interface Acted {
   readonly revocation: Revocation
   /** What the act hit and its plan had not seen; null without a plan. */
   readonly newcomers: readonly CredentialId[] | null
+  /** Set with the act; null when none was asked for. */
+  readonly quarantine: QuarantineId | null
 }
 
 const NEWCOMERS_TOLD = 100
@@ -33,7 +35,7 @@ export async function respond(deps: BrokerDeps, operator: OperatorId, act: Respo
   const ended = made ? null : await deps.store.revocations.endedBy(selector)
   if (ended && isForCause(ended.reason)) {
     if (quarantine) await deps.store.quarantines.set(quarantine, { actor, requestId })
-    return { revocation: ended, newcomers: null }
+    return { revocation: ended, newcomers: null, quarantine: quarantine?.id ?? null }
   }
   const message = act.message ?? made?.reason ?? null
   const revocation = await revoke(deps, selector, 'requested', {
@@ -44,5 +46,7 @@ export async function respond(deps: BrokerDeps, operator: OperatorId, act: Respo
     ...(quarantine ? { quarantine } : {}),
     ...(act.idempotency ? { idempotency: act.idempotency } : {}),
   })
-  return { revocation, newcomers: made ? await deps.store.plans.newcomers(made.id, NEWCOMERS_TOLD) : null }
+  // Of a repeated act the first one's: this one has set nothing.
+  const set = quarantine && (await deps.store.quarantines.ofAct(revocation.id))
+  return { revocation, quarantine: set?.id ?? null, newcomers: made ? await deps.store.plans.newcomers(made.id, NEWCOMERS_TOLD) : null }
 }

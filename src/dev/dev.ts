@@ -17,7 +17,7 @@ dev mode is insecure: loopback, http, one process, keys that nobody keeps. A rea
 In a second terminal, already logged in:
 
 1  ${evidence} ./bin/curfew run demo/orders-bearer --on-revoke=warn -- node ${job} ${world.api.url}/orders-bearer
-2  ./bin/curfew revoke --identity github:repository_id=456789 --reason try
+2  ./bin/curfew revoke --capability demo/orders-bearer --now --reason try
 3  ./bin/curfew list
 
 Ctrl-C ends it all.`)

@@ -155,7 +155,9 @@ export function denial(decision: Decision): CurfewError {
   const nearest = decision.explanation?.nearestRule
   const failed = decision.explanation?.failed ?? []
   const claim = failed[0]?.claim
-  return new CurfewError('policy_denied', `no rule permits this workload to use ${decision.capability}`, {
+  const why =
+    decision.reason === 'issuer_disabled' ? 'the issuer of its evidence is not trusted any more' : `no rule permits this workload to use ${decision.capability}`
+  return new CurfewError('policy_denied', why, {
     reason: decision.reason,
     decision: decision.id,
     identity: decision.identity,

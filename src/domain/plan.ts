@@ -52,7 +52,9 @@ export interface Outcome {
   readonly looked: Readonly<Record<string, number>>
   /** Revoked, but nobody could look at the target itself. */
   readonly notProbed: number
+  /** Those exposed for longest, EXPOSED_TOLD at most. */
   readonly exposed: readonly Exposed[]
+  readonly exposedTotal: number
   readonly exposedUntil: Date | null
   /** Everything behind its cut-off has been closed. */
   readonly closed: boolean

@@ -82,10 +82,12 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
     }
   }
   const challenge: Record<string, string> = status === 401 ? { 'WWW-Authenticate': 'DPoP algs="ES256 RS256"' } : {}
+  // The member and the status line must say the same (RFC 9457 section 3.1.2).
+  const said = f.reason === 'body_too_large' ? 413 : f.reason === 'media_type' ? 415 : status
   return {
-    status: f.reason === 'body_too_large' ? 413 : f.reason === 'media_type' ? 415 : status,
+    status: said,
     headers: { ...retry, ...challenge, 'Content-Type': 'application/problem+json' },
-    body: { type: `${where.serverUrl}/e/${error.code}`, title, status, detail: error.message, ...members },
+    body: { type: `${where.serverUrl}/e/${error.code}`, title, status: said, detail: error.message, ...members },
   }
 }
 

@@ -46,7 +46,7 @@ export function revocationRoutes(app: Express, doors: Doors): void {
       const what = body.selector ? { selector: selectorOf(body.selector, store.clock.now()) } : { plan: body.plan as PlanId }
       const planned = 'plan' in what ? (await store.plans.get(what.plan))?.selector : what.selector
       if (body.quarantine && planned) demandQuarantinable(planned)
-      const { revocation, newcomers } = await broker.respond(
+      const { revocation, newcomers, quarantine } = await broker.respond(
         operatorOf(caller).id,
         {
           what,
@@ -59,7 +59,12 @@ export function revocationRoutes(app: Express, doors: Doors): void {
       return {
         status: 202,
         headers: { Location: `/v1/revocations/${revocation.id}` },
-        body: { revocation: revocationView(revocation), receipt: revocation.receipt, ...(newcomers ? { newcomers } : {}) },
+        body: {
+          revocation: revocationView(revocation),
+          receipt: revocation.receipt,
+          ...(newcomers ? { newcomers } : {}),
+          ...(quarantine ? { quarantine } : {}),
+        },
       }
     },
   })

@@ -4,10 +4,10 @@ import type { Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import type { Exposed, Plan, Reach } from '../domain/plan.js'
 import type { Quarantine } from '../domain/quarantine.js'
-import type { Revocation, Selector } from '../domain/revocation.js'
+import type { Revocation } from '../domain/revocation.js'
+import { written } from '../domain/selector.js'
 import { isWaiting, type Signal } from '../domain/signal.js'
 import type { Task } from '../domain/task.js'
-import type { Where } from '../domain/where.js'
 
 const instant = (at: Date | null) => at?.toISOString() ?? null
 
@@ -78,7 +78,7 @@ export const decisionView = (d: Decision) => ({
 export const revocationView = (r: Revocation) => ({
   id: r.id,
   seq: r.seq,
-  selector: selectorView(r.selector),
+  selector: written(r.selector),
   reason: r.reason,
   actor: r.actor,
   message: r.message,
@@ -86,24 +86,6 @@ export const revocationView = (r: Revocation) => ({
   credentials: r.credentials,
   tasks: r.tasks,
   receipt: r.receipt,
-})
-
-/** As it was asked for (docs/http-api.md, Selectors). */
-export function selectorView(s: Selector): Readonly<Record<string, unknown>> {
-  if (s.kind === 'where') return whereView(s.where)
-  const cut = 'issuedBefore' in s && s.issuedBefore ? { issued_before: instant(s.issuedBefore) } : {}
-  return { [s.kind]: s.kind === 'all' ? true : s.key, ...cut }
-}
-
-const whereView = ({ issuedAfter, issuedBefore, repositoryId, workflowRef, workflowSha, runId, labels, ...same }: Where) => ({
-  ...same,
-  ...(repositoryId === undefined ? {} : { repository_id: repositoryId }),
-  ...(workflowRef === undefined ? {} : { workflow_ref: workflowRef }),
-  ...(workflowSha === undefined ? {} : { workflow_sha: workflowSha }),
-  ...(runId === undefined ? {} : { run_id: runId }),
-  ...(labels === undefined ? {} : { label: labels }),
-  ...(issuedAfter ? { issued_after: instant(issuedAfter) } : {}),
-  ...(issuedBefore ? { issued_before: instant(issuedBefore) } : {}),
 })
 
 export const exposedView = (e: Exposed) => ({ credential: e.credential, capability: e.capability, until: instant(e.until) })
@@ -123,7 +105,7 @@ const reachView = (r: Reach) => ({
 
 export const planView = (p: Plan) => ({
   id: p.id,
-  selector: selectorView(p.selector),
+  selector: written(p.selector),
   reason: p.reason,
   made_by: p.madeBy,
   made_at: instant(p.madeAt),
@@ -134,7 +116,7 @@ export const planView = (p: Plan) => ({
 
 export const quarantineView = (q: Quarantine) => ({
   id: q.id,
-  selector: selectorView(q.selector),
+  selector: written(q.selector),
   message: q.message,
   set_by: q.setBy,
   set_at: instant(q.setAt),

@@ -52,6 +52,10 @@ export function memoryQuarantines(state: State): QuarantineStore {
       const q = state.quarantines.get(id)
       return q ? shown(q) : null
     },
+    async ofAct(id) {
+      const q = [...state.quarantines.values()].find(x => x.revocation === id)
+      return q ? shown(q) : null
+    },
     async list({ all, limit }) {
       const now = state.now()
       return [...state.quarantines.values()]

@@ -86,6 +86,7 @@ export function memoryRevocations(state: State): RevocationLog {
         looked: tally(revoked.flatMap(c => c.probe?.looked ?? [])),
         notProbed: revoked.filter(c => !isProbed(c)).length,
         ...exposedOf(moved.filter(c => c.state !== 'revoked')),
+        exposedTotal: moved.filter(c => c.state !== 'revoked' && c.revocationClass === 'expiry-only').length,
         closed: row.closed,
       }
     },

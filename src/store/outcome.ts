@@ -11,6 +11,7 @@ interface Counted {
   readonly looked: Record<string, number>
   readonly not_probed: number
   readonly exposed: (Omit<Exposed, 'until'> & { until: string })[]
+  readonly exposed_total: number
   readonly exposed_until: string | null
   readonly closed: boolean
 }
@@ -30,17 +31,19 @@ export async function outcomeOf(tx: Tx, id: string): Promise<Outcome> {
                         or (class = 'backend' and not (probe->'looked' ?| array['role', 'sessions', 'row'])))),
        'exposed', (select coalesce(json_agg(x), '[]') from (select id as credential, capability, expires_at as until from moved
                      where class = 'expiry-only' and state <> 'revoked' order by expires_at desc, id limit ${EXPOSED_TOLD}) x),
+       'exposed_total', (select count(*) from moved where class = 'expiry-only' and state <> 'revoked'),
        'exposed_until', (select max(expires_at) from moved where class = 'expiry-only' and state <> 'revoked'),
        'closed', not exists (select 1 from acts where closed_at is null)
                  and not exists (select 1 from curfew.tasks t where not t.drained and t.revocation in (select id from acts))) as outcome`,
     [id],
   )
   if (!row?.known) throw new CurfewError('not_found', 'no such revocation', { reason: 'not_found' })
-  const { not_probed, exposed, exposed_until, ...rest } = row.outcome
+  const { not_probed, exposed, exposed_total, exposed_until, ...rest } = row.outcome
   return {
     ...rest,
     notProbed: not_probed,
     exposed: exposed.map(e => ({ ...e, until: new Date(e.until) })),
+    exposedTotal: exposed_total,
     exposedUntil: exposed_until === null ? null : new Date(exposed_until),
   }
 }

@@ -24,6 +24,10 @@ export function quarantineStore(sql: Sql): QuarantineStore {
       const [row] = await sql.query('select * from curfew.quarantines where id = $1', [id])
       return row ? toQuarantine(row) : null
     },
+    async ofAct(id) {
+      const [row] = await sql.query('select * from curfew.quarantines where revocation = $1', [id])
+      return row ? toQuarantine(row) : null
+    },
     async list({ all, limit }) {
       const rows = await sql.query(
         'select * from curfew.quarantines where $1::boolean or (lifted_at is null and until > (select curfew.now())) order by set_at desc, id desc limit $2',

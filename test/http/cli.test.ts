@@ -199,7 +199,7 @@ describe('respond', () => {
   test('an auditor may look and not act: exit 4; a stranger is exit 3', async () => {
     env.CURFEW_OPERATOR_TOKEN = await house.operator('auditor')
     expect((await type('list')).exit).toBe(0)
-    expect((await type('revoke', '--identity', 'x:y', '--reason', 'r')).exit).toBe(4)
+    expect((await type('revoke', '--identity', 'x:y', '--reason', 'r', '--now')).exit).toBe(4)
     const { newOperatorToken } = await import('../../src/domain/operator-token.js')
     env.CURFEW_OPERATOR_TOKEN = newOperatorToken().reveal().token as string
     expect((await type('list')).exit).toBe(3)
@@ -236,7 +236,7 @@ describe('respond', () => {
     for (let i = 0; i < 3; i++) await type('token', 'demo/orders-bearer', ...(await evidence()))
     const sweeping = setInterval(() => void house.sweep().catch(() => {}), 200)
     try {
-      const { exit, out } = await type('revoke', '--identity', 'github:repository_id=456789', '--reason', 'INC-205', '--wait', '15s')
+      const { exit, out } = await type('revoke', '--identity', 'github:repository_id=456789', '--reason', 'INC-205', '--now', '--wait', '15s')
       expect({ exit, out }).toMatchObject({ exit: 0, out: expect.stringMatching(/^confirmed dead 3\/3/) })
     } finally {
       clearInterval(sweeping)

@@ -205,7 +205,8 @@ describe('quarantines', () => {
 
   it('go with a revocation, in one commit', async () => {
     const j = await job('3002')
-    await revoke({ selector: { identity: j.identity }, quarantine: { ttl_seconds: 60 } })
+    const acted = await revoke({ selector: { identity: j.identity }, quarantine: { ttl_seconds: 60 } })
+    expect(acted.body.quarantine).toMatch(/^qrn_/)
     await house.advance(2)
     expect((await ci.open({ subject_token: await j.evidence() })).body).toMatchObject({ reason: 'quarantined' })
     await house.advance(60)
@@ -233,6 +234,7 @@ describe('receipts', () => {
     await house.sweep()
     const late = await as(auditor, 'get', `/v1/receipts/${body.revocation.id}`)
     expect(late.body.claims).toMatchObject({
+      selector: { identity: j.identity },
       jti: body.receipt,
       sub: body.revocation.id,
       message: 'INC-204',

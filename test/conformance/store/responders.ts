@@ -259,6 +259,7 @@ export function testResponders(name: string, makeStore: MakeStore): void {
         looked: { lease: 2, role: 1 },
         notProbed: 1,
         exposed: [{ credential: exposed.id, capability: 'npm/publish', until: exposed.expiresAt }],
+        exposedTotal: 1,
         exposedUntil: exposed.expiresAt,
         closed: true,
       })
@@ -338,7 +339,10 @@ export function testResponders(name: string, makeStore: MakeStore): void {
       const task = await openTask(store)
       const selector: Selector = { kind: 'identity', key: task.attestation.identity }
       const r = await revoke(store, selector, { quarantine: { id: newId('quarantine'), selector, seconds: 600, message: null } })
-      expect(await store.quarantines.list({ all: false, limit: 9 })).toMatchObject([{ selector, revocation: r.id }])
+      const set = await store.quarantines.list({ all: false, limit: 9 })
+      expect(set).toMatchObject([{ selector, revocation: r.id }])
+      expect(await store.quarantines.ofAct(r.id)).toEqual(set[0])
+      expect(await store.quarantines.ofAct(newId('revocation'))).toBeNull()
     })
   })
 }
