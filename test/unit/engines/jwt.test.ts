@@ -2,9 +2,10 @@
 import { decodeJwt, decodeProtectedHeader, exportJWK, generateKeyPair, type JWTPayload, SignJWT } from 'jose'
 import * as oauth from 'oauth4webapi'
 import { describe, expect, it } from 'vitest'
+import type { Acting } from '../../../src/domain/actors.js'
 import { type Audience, BEARER_MAX_SECONDS } from '../../../src/domain/capability.js'
 import { Grant } from '../../../src/domain/decision.js'
-import { newId } from '../../../src/domain/ids.js'
+import { namedId, newId } from '../../../src/domain/ids.js'
 import { jwtEngine } from '../../../src/engines/jwt.js'
 import type { Signer } from '../../../src/ports.js'
 import { grantOf, rowOf } from '../../conformance/engines.js'
@@ -38,13 +39,14 @@ async function house(over: { tamper?: (claims: JWTPayload) => JWTPayload; typ?: 
   return { engine, clock, jwks }
 }
 
-function grant(over: { audience?: Audience; scopes?: string[]; ttl?: number; ancestors?: number } = {}): Grant {
+function grant(over: { audience?: Audience; scopes?: string[]; ttl?: number; ancestors?: number; actors?: readonly Acting[] } = {}): Grant {
   const base = grantOf(now, { engine: 'jwt', revocation: 'instant', scopes: over.scopes ?? ['orders:read'] })
   return Grant.from(base.decision, {
     ...base.terms,
     engineClass: 'instant',
     audience: over.audience ?? audience(),
     ancestors: Array.from({ length: over.ancestors ?? 0 }, () => newId('task')),
+    actors: over.actors ?? [],
     askedTtlSeconds: over.ttl ?? 120,
   })
 }
@@ -80,6 +82,30 @@ describe('an access token', () => {
         },
       ],
     })
+  })
+
+  it('says whose work it is, and through whom (RFC 8693 section 4.1): history is nested, and holds names alone', async () => {
+    const { engine, jwks } = await house()
+    const [b, a] = ['b', 'a'].map(identity => ({ identity, issuer: namedId('issuer', identity) })) as [Acting, Acting]
+    const g = grant({ ancestors: 2, actors: [b, a], audience: audience({ senderConstrained: false }) })
+    const { attestation } = g.terms
+    const token = await tokenOf(engine, g)
+    expect(decodeJwt(token)).toMatchObject({
+      sub: 'a',
+      sub_issuer: a.issuer,
+      client_id: attestation.identity,
+      trust_issuer: attestation.issuerId,
+      act: { sub: attestation.identity, iss: attestation.issuerId, act: { sub: 'b', iss: b.issuer } },
+    })
+    expect((decodeJwt(token).act as { act: object }).act).toEqual({ sub: 'b', iss: b.issuer })
+    const fetched = async () => new Response(JSON.stringify(jwks), { headers: { 'content-type': 'application/json' } })
+    const request = new Request('https://orders.example/', { headers: { authorization: `Bearer ${token}` } })
+    const options = { [oauth.customFetch]: fetched, signingAlgorithms: ['ES256'] } as never
+    expect(await oauth.validateJwtAccessToken({ issuer: ISSUER, jwks_uri: `${ISSUER}/jwks` }, request, 'https://orders.example/', options)).toMatchObject({
+      sub: 'a',
+    })
+    const alone = decodeJwt(await tokenOf(engine, grant()))
+    for (const name of ['act', 'sub_issuer']) expect(alone).not.toHaveProperty(name)
   })
 
   it('has no scope claim when no scope was granted', async () => {
