@@ -1,6 +1,7 @@
 /** Owns the demo's story: each step does the thing, looks whether it happened, and only then says so. */
-import { createHmac } from 'node:crypto'
+import { createHash, createHmac } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { createLocalJWKSet, jwtVerify } from 'jose'
 import pg from 'pg'
 import { type Answer, call, createWorkload } from './workload.js'
 import type { World } from './world.js'
@@ -131,6 +132,48 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         const answer = await agent.use(orders, token)
         expect(answer.status === 401, 'its time is up', answer)
         return '200, then its 5 s are up: 401'
+      },
+    },
+    {
+      title: 'an agent hands a smaller task on',
+      async act() {
+        const child = await createWorkload(server)
+        const opened = await agent.open(await world.assertion(), ['demo/orders-ro'])
+        const parent = { task: opened.body.task.id as string, token: opened.body.token as string }
+        const handed = await agent.as(parent, 'POST', `/v1/tasks/${parent.task}/grants`, { capabilities: ['demo/orders-ro'], to: { jkt: child.jkt } })
+        expect(handed.status === 201, 'the grant is made', handed)
+        const below = await child.open(null, ['demo/orders-ro'], { parent_grant: handed.body.grant })
+        expect(below.status === 201 && below.body.task.parent === parent.task, 'the child opens below its parent', below)
+        const made = await child.credential({ task: below.body.task.id, token: below.body.token }, 'demo/orders-ro')
+        const token = made.body.secret?.token as string
+        expect((await child.use(orders, token)).status === 200, 'the API accepts the child', made)
+        await agent.complete(parent)
+        const answer = await child.use(orders, token)
+        expect(answer.status === 401, 'the child is refused with its parent', answer)
+        return 'the child reads, its parent ends: child refused'
+      },
+    },
+    {
+      title: 'a leaked token is pasted',
+      async act() {
+        const { id, secret } = await granted('demo/orders-ro')
+        const digest = createHash('sha256')
+          .update(secret.token as string)
+          .digest('base64url')
+        const found = await call('POST', `${server}/v1/credentials:find`, { headers: operator, body: JSON.stringify({ digest }) })
+        expect(found.body.credential?.id === id, 'it is found by its digest', found)
+        const since = performance.now()
+        const acted = await call('POST', `${server}/v1/revocations`, {
+          headers: operator,
+          body: JSON.stringify({ selector: { credential: id }, reason: 'INC-205' }),
+        })
+        await refused(secret.token as string, since, 1_000)
+        await confirmed(id, since)
+        const shown = await call('GET', `${server}/v1/receipts/${acted.body.receipt}`, { headers: operator })
+        const keys = await call('GET', `${server}/v1/receipt-keys`)
+        const { payload } = await jwtVerify(shown.body.receipt, createLocalJWKSet(keys.body), { typ: 'curfew-receipt+jwt', algorithms: ['ES256'] })
+        expect(payload.final === true && payload.sub === acted.body.revocation.id, 'the receipt says that nothing is left', payload)
+        return `found, revoked, receipt ${(acted.body.receipt as string).slice(0, 12)} verified`
       },
     },
     {

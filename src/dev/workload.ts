@@ -1,6 +1,6 @@
 /** Owns a small client of the HTTP API for the demo: a proof key in memory, and the requests of docs/http-api.md. */
 import { createHash, randomUUID } from 'node:crypto'
-import { type CryptoKey, exportJWK, generateKeyPair, type JWK, SignJWT } from 'jose'
+import { type CryptoKey, calculateJwkThumbprint, exportJWK, generateKeyPair, type JWK, SignJWT } from 'jose'
 import { request } from 'undici'
 
 export interface Answer {
@@ -15,8 +15,11 @@ export interface Held {
 }
 
 export interface Workload {
+  /** RFC 7638 thumbprint of its key. */
+  readonly jkt: string
   proof(method: string, url: string, token?: string): Promise<string>
-  open(evidence: string, capabilities: readonly string[], more?: object): Promise<Answer>
+  /** `evidence` null: below another task, by its `parent_grant`. */
+  open(evidence: string | null, capabilities: readonly string[], more?: object): Promise<Answer>
   as(held: Held, method: 'GET' | 'POST', path: string, body?: object): Promise<Answer>
   credential(held: Held, capability: string, more?: object): Promise<Answer>
   complete(held: Held): Promise<Answer>
@@ -42,12 +45,13 @@ export async function createWorkload(server: string): Promise<Workload> {
       ...(body ? { body: JSON.stringify(body) } : {}),
     })
   return {
+    jkt: await calculateJwkThumbprint(jwk),
     proof,
     as,
     open: async (evidence, capabilities, more = {}) =>
       call('POST', `${server}/v1/tasks`, {
         headers: { ...json, dpop: await proof('POST', `${server}/v1/tasks`) },
-        body: JSON.stringify({ subject_token: evidence, purpose: 'demo', capabilities, ...more }),
+        body: JSON.stringify({ ...(evidence === null ? {} : { subject_token: evidence }), purpose: 'demo', capabilities, ...more }),
       }),
     credential: (held, capability, more = {}) => as(held, 'POST', `/v1/tasks/${held.task}/credentials`, { capability, ...more }),
     complete: held => as(held, 'POST', `/v1/tasks/${held.task}/complete`, {}),
