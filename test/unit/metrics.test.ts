@@ -22,6 +22,8 @@ test('every name of the operators’ page that this process can know is there, w
   meter.engineFailed('vault-database', 'destroy')
   meter.swept()
   meter.found('orphan_lease')
+  meter.abandoned('github-org')
+  meter.hook('github-org', 'accepted')
   const page = await text(store, { keyAgeSeconds: 86_400, jobs: { 'destroy-jwt': { waiting: 4 } } })
   for (const line of [
     'curfew_credentials_issued_total{capability="db/orders-ro",issuer="github",result="ok"} 1',
@@ -33,6 +35,8 @@ test('every name of the operators’ page that this process can know is there, w
     'curfew_revocation_confirm_seconds_count{engine="vault-database"} 1',
     'curfew_engine_failures_total{engine="vault-database",step="destroy"} 1',
     'curfew_reconcile_findings_total{kind="orphan_lease"} 1',
+    'curfew_tasks_abandoned_total{source="github-org"} 1',
+    'curfew_hooks_total{source="github-org",result="accepted"} 1',
     'curfew_credentials{state="active"} 2',
     'curfew_revocation_overdue_seconds 1.5',
     'curfew_store_up 1',

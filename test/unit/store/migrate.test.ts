@@ -30,6 +30,29 @@ describe('migrations', () => {
     expect(await sql.query('select value from curfew.counters')).toEqual([{ value: 7 }])
   })
 
+  it('give the runs of an older release the names of ours: what was buried stays buried', async () => {
+    await migrate(sql, ours.slice(0, 1))
+    const attestation = (profile: string, run: string) => ({ profile, run, attributes: { repository_owner_id: '123456' } })
+    for (const [id, profile, run] of [
+      ['tsk_1', 'github', 'github:456789:9912:1:501'],
+      ['tsk_2', 'kubernetes', 'cluster:pod:uid'],
+    ] as const)
+      await sql.query(
+        `insert into curfew.tasks (id, purpose, capabilities, ancestors, labels, attestation, identity, issuer, issuer_id, run, jkt, state, opened_at, deadline_at, heartbeat_at, due_at,
+                                   drained, version)
+         values ($1, 'x', '{}', '{}', '{}', $2::jsonb, 'x', 'x', 'iss_x', $3, 'x', 'open', now(), now(), now(), now(), true, 1)`,
+        [id, JSON.stringify(attestation(profile, run)), run],
+      )
+    await sql.query(`insert into curfew.tombstones (run, until, revocation) values ('iss_x github:456789:9912:1:501', now() + interval '1 day', 'rev_x')`)
+    await migrate(sql, ours)
+    const named = 'github:123456:456789:9912:1:501'
+    expect(await sql.query(`select run, attestation->>'run' as told from curfew.tasks order by id`)).toEqual([
+      { run: named, told: named },
+      { run: 'cluster:pod:uid', told: 'cluster:pod:uid' },
+    ])
+    expect(await sql.query('select run, ending from curfew.tombstones')).toEqual([{ run: `iss_x ${named}`, ending: false }])
+  })
+
   it('that fail leave nothing, not even their row', async () => {
     await migrate(sql, ours)
     const broken = migrationOf('9000_broken.sql', 'create table curfew.half (id text); select * from curfew.no_such_table;')
