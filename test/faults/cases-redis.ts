@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isAbsent } from '../../src/dev/find.js'
 import type { Child } from '../../src/dev/process.js'
 import { startRedis } from '../../src/dev/redis.js'
-import { LOAD_SWEEP_MS, tally, underLoad } from './load.js'
+import { LOAD_SWEEP_MS, LOAD_SWITCH_SECONDS, tally, underLoad } from './load.js'
 import { type Case, type Report, say } from './report.js'
 import { type Broker, kill, NEVER_MS, type World } from './world.js'
 
@@ -13,7 +13,7 @@ import { type Broker, kill, NEVER_MS, type World } from './world.js'
 const DESTROY_MS = 2_500
 const REQUEST_MS = 1_500
 
-export const LOAD_TIMERS = { timers: { sweepMs: LOAD_SWEEP_MS, issuanceTokenSeconds: 30 } }
+export const LOAD_TIMERS = { timers: { sweepMs: LOAD_SWEEP_MS, issuanceTokenSeconds: LOAD_SWITCH_SECONDS } }
 
 /** How late the slowest signal was acted upon, in the rows of this run. */
 async function slowestSignal(world: World, c: Case): Promise<number> {
@@ -27,7 +27,7 @@ async function slowestSignal(world: World, c: Case): Promise<number> {
 }
 
 export async function redisCases(world: World, report: Report, seed: number): Promise<void> {
-  say(`  under load: 4 clients, sweep ${LOAD_SWEEP_MS} ms (5 s), tokens shown every 50 ms`)
+  say(`  under load: 4 clients, sweep ${LOAD_SWEEP_MS} ms (5 s), dead man's switch ${LOAD_SWITCH_SECONDS} s (90 s), tokens shown every 50 ms`)
   const pair = { broker: null as Broker | null, worker: null as Child | null }
   const start = async () => {
     const at = pair.broker

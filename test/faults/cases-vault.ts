@@ -79,8 +79,8 @@ export async function vaultCases(world: World, report: Report): Promise<void> {
   const inTurn = oneAtATime()
   await Promise.all([zombies(world, report, inTurn), lostLease(world, report, inTurn), lateAnswers(world, report, inTurn)])
 
-  await report.case('F44 twin: stopped at the same steps and resumed at once', async c => {
-    const stopped = await stoppedAt(world, c.ledger, STEPS)
+  await report.case('F26, F28 and F44 twin: stopped at 4b and 5a and resumed at once', async c => {
+    const stopped = await stoppedAt(world, c.ledger, ['issue.4b', 'issue.5a'])
     try {
       for (const s of stopped) s.resume()
       const answers = await heard(c, stopped, () => true)

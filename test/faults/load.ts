@@ -30,6 +30,8 @@ export const pick = <T>(random: Random, items: readonly T[]): T => items[Math.fl
 
 /** In production 5 s. */
 export const LOAD_SWEEP_MS = 1_000
+/** In production 90 s: what dies between 4a and 4b leaves a token that nobody can name, and its run waits for the switch. */
+export const LOAD_SWITCH_SECONDS = 10
 
 /** One client: a task, a credential, a while, one of the ways to end it; and again, until it is called off. */
 async function live(clients: Clients, random: Random, goesOn: () => boolean): Promise<void> {

@@ -65,10 +65,11 @@ async function main(): Promise<number> {
     const later = wanted('revoke', 'redis') ? await changedLater(world) : null
     if (wanted('issue', 'vault')) await vaultCases(world, report)
     if (wanted('issue', 'issue')) await issueCases(world, report, seed)
-    if (wanted('revoke', 'redis')) await redisCases(world, report, seed)
-    if (wanted('revoke', 'store')) await storeCases(world, report, seed)
-    if (wanted('revoke', 'revoke')) await revokeCases(world, report, values.long)
+    // What was killed inside a mint waits for a listing 110 s later (security.md 3.4): those runs come first, and their wait passes beside the others.
     if (wanted('revoke', 'random')) await randomRuns(world, report, { runs: 3, seed })
+    if (wanted('revoke', 'store')) await storeCases(world, report, seed)
+    if (wanted('revoke', 'redis')) await redisCases(world, report, seed)
+    if (wanted('revoke', 'revoke')) await revokeCases(world, report, values.long)
     await later?.(report)
     await settled(world, report)
     writeReport(values.report, report.counts)

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Child } from '../../src/dev/process.js'
 import { type Clients, clientsOf, type Held, startProber } from './ledger.js'
-import { endHeld, LOAD_SWEEP_MS, pick, type Random, randomOf } from './load.js'
+import { endHeld, LOAD_SWEEP_MS, LOAD_SWITCH_SECONDS, pick, type Random, randomOf } from './load.js'
 import { type Case, type Report, say } from './report.js'
 import { type Broker, type Endpoint, kill, type World } from './world.js'
 
@@ -44,7 +44,7 @@ interface Pair {
 
 export async function randomRuns(world: World, report: Report, options: { runs: number; seed: number; broken?: string | undefined }): Promise<void> {
   const { broken } = options
-  const timers = { sweepMs: LOAD_SWEEP_MS, issuanceTokenSeconds: 30 }
+  const timers = { sweepMs: LOAD_SWEEP_MS, issuanceTokenSeconds: LOAD_SWITCH_SECONDS }
   const startBroker = (at?: Endpoint) =>
     world.broker({ timers, failpoint: `issue.4c=delay:${SETTLE_DELAY_MS}`, ...(at ? { at } : {}), ...(broken ? { broken } : {}) })
   // The store has two guards of its own behind the fence, and each of them alone would stop what the broken statement tries.
@@ -53,7 +53,7 @@ export async function randomRuns(world: World, report: Report, options: { runs: 
   const pair: Pair = { broker, worker }
   const faults = faultsOf(world, pair, startBroker, () => world.worker({ timers }))
   say(
-    `  random runs of ${LENGTH_MS / 1000} s, ${CLIENTS} clients, sweep ${LOAD_SWEEP_MS} ms (5 s), ${SETTLE_DELAY_MS} ms between mint and settle${broken ? `, BROKEN: ${broken}` : ''}`,
+    `  random runs of ${LENGTH_MS / 1000} s, ${CLIENTS} clients, sweep ${LOAD_SWEEP_MS} ms (5 s), dead man's switch ${LOAD_SWITCH_SECONDS} s (90 s), ${SETTLE_DELAY_MS} ms between mint and settle${broken ? `, BROKEN: ${broken}` : ''}`,
   )
   try {
     for (let i = 0; i < options.runs; i++) {
