@@ -92,10 +92,19 @@ interface Dead {
   readonly at: number
 }
 
+/** All of them count as dead from the last death on: on a slow machine the next worker's first sweep would else find the claim of the first run out. */
 async function killEach(world: World, clients: Clients, which = deaths): Promise<Dead[]> {
-  const dead: Dead[] = []
-  for (const death of which) dead.push({ death, held: await death.kill(world, clients), at: Date.now() })
-  return dead
+  const dead: Omit<Dead, 'at'>[] = []
+  const renew = () =>
+    world.rows(
+      'store',
+      `update curfew.credentials set claimed_until = curfew.now() + interval '30 s' where state in ('revoking', 'stuck') and claimed_until is not null`,
+    )
+  for (const death of which) {
+    dead.push({ death, held: await death.kill(world, clients) })
+    await renew()
+  }
+  return dead.map(d => ({ ...d, at: Date.now() }))
 }
 
 /** The claim of a dead worker holds for 30 s; here, where said so, it is made to run out at once. */
@@ -119,7 +128,7 @@ async function judge(world: World, report: Report, { death, held, at }: Dead, ho
     c.expect(row?.n === 1, `${row?.n} rows of success`)
     if (row?.state !== 'revoked') return ''
     const after = ((row.at - since) / 1000).toFixed(1)
-    return `${row.at < since ? 'revoked before' : `revoked ${after} s after ${since === at ? 'the kill' : 'a broker was there again'}`}, one success`
+    return `${row.at < since ? 'revoked before' : `revoked ${after} s after ${since === at ? 'the last death' : 'a broker was there again'}`}, one success`
   })
 }
 
