@@ -79,4 +79,6 @@ async function main(): Promise<number> {
   }
 }
 
+// Our children end with us at the exit of this process, which a signal alone would not bring about.
+for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, () => process.exit(130))
 process.exitCode = await main()
