@@ -12,6 +12,7 @@ import type { Clock, CredentialEngine, CredentialStore, Reconcilable, Signer } f
 export interface EngineDeps {
   readonly signer: Signer
   readonly isLive: (id: CredentialId) => Promise<boolean>
+  readonly liveAmong: CredentialStore['liveAmong']
   readonly leaseOwners: CredentialStore['leaseOwners']
   readonly clock: Clock
   readonly log: Log

@@ -79,6 +79,7 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
     const { engines, reconcilables, close } = await composeEngines(config, {
       signer,
       isLive,
+      liveAmong: ids => store.credentials.liveAmong(ids),
       leaseOwners: ids => store.credentials.leaseOwners(ids),
       clock: store.clock,
       log,

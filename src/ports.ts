@@ -5,7 +5,7 @@
 import type { JWK, JWTPayload } from 'jose'
 import type { AuditEvent, AuditKind, AuditRow } from './domain/audit.js'
 import type { RevocationClass } from './domain/capability.js'
-import type { Claim, Credential, CredentialFilter, CredentialState, Handle, Probe } from './domain/credential.js'
+import type { Claim, Closed, Credential, CredentialFilter, CredentialState, Handle, Probe } from './domain/credential.js'
 import type { Decision, Explanation, Grant, PolicyAnswer, PolicyRequest } from './domain/decision.js'
 import type { CredentialId, DecisionId, OperatorId, PlanId, PolicyId, QuarantineId, ReceiptId, RevocationId, SignalId, TaskId } from './domain/ids.js'
 import type { Operator, Role } from './domain/operator.js'
@@ -70,6 +70,8 @@ export interface CredentialEngine {
   destroy(credential: Credential, signal: AbortSignal): Promise<void>
   /** Looks at the target, not at our own records. */
   probe(credential: Credential, signal: AbortSignal): Promise<Probe>
+  /** Only where `destroy` has nothing to do: the same look at many at once, in their order. */
+  probeMany?(credentials: readonly Credential[], signal: AbortSignal): Promise<readonly Probe[]>
 }
 
 /** What exists upstream under our name, for reconcile: by metadata or by lease, with its age. */
@@ -135,6 +137,8 @@ export interface TaskStore {
 export interface IntendOptions {
   readonly marks: readonly Mark[]
   readonly context: Context
+  /** Looked at last, under the locks: whether the policies that permitted it are still in force. Absent: nobody changes them. */
+  readonly isInForce?: (digest: PolicyId) => boolean
   /** Opens this task in the same transaction; the grant is for it. */
   readonly open?: { readonly task: NewTask; readonly decisions: readonly Decision[] }
   /** Scoped to the task: same key and same request hash closes the earlier credential; another hash is `conflict`. */
@@ -149,7 +153,7 @@ export interface CredentialStore {
   intend(grant: Grant, options: IntendOptions): Promise<Credential>
   /** The same checks for local kinds, and `active` at once: the one transaction after signing. */
   record(grant: Grant, minted: Minted, options: IntendOptions): Promise<Credential>
-  /** Compare-and-set on `pending` and version. False: it was overtaken; destroy what was made and stop. */
+  /** Compare-and-set on `pending`, version and mint window. Null: it was overtaken; destroy what was made and stop. */
   recordHandle(credential: Credential, handle: Handle): Promise<Credential | null>
   /** A late handle of an overtaken credential: noted in any state, never a transition. */
   noteHandle(id: CredentialId, handle: Handle): Promise<void>
@@ -159,18 +163,22 @@ export interface CredentialStore {
   list(filter: CredentialFilter): Promise<readonly Credential[]>
   /** The verifier's question: `active`, not expired by database time, task and ancestors open, no cut-off matches. */
   live(id: CredentialId): Promise<Credential | null>
+  /** Which of these it would answer. */
+  liveAmong(ids: readonly CredentialId[]): Promise<ReadonlySet<CredentialId>>
   counts(): Promise<Readonly<Record<CredentialState, number>> & { readonly overdueSeconds: number }>
 
   /** Closes, in one act with reason `expired`, at most `limit` active rows whose time is up. */
-  expire(limit: number): Promise<readonly Credential[]>
-  /** Closes at most `limit` rows that a standing cut-off, an ended task or a lapsed mint window should have ended. */
-  closeOverdue(limit: number): Promise<readonly Credential[]>
+  expire(limit: number): Promise<readonly Closed[]>
+  /** Closes at most `limit` rows that a standing cut-off, an ended task or a lapsed mint window should have ended. Empty only when none is left. */
+  closeOverdue(limit: number): Promise<readonly Closed[]>
   /** Rows to destroy now, oldest first: for those who enqueue or work. Claims nothing. */
   due(limit: number, engine?: string): Promise<readonly Credential[]>
   /** Fences one due row: version + 1, claimed for CLAIM_MS. Null when another has it, it is not due, or the version is not this. */
   claim(id: CredentialId, version: number | null): Promise<Claim | null>
   /** `revoking | stuck → revoked` at this version. False: overtaken. */
   confirm(claim: Claim, probe: Probe): Promise<boolean>
+  /** The same for what needs no destroying and so no claim: each at the version that was looked at, unless another has claimed it. Answers which. */
+  confirmMany(dead: readonly { readonly credential: Credential; readonly probe: Probe }[]): Promise<readonly CredentialId[]>
   /** Not dead yet: attempts + 1 unless waiting; `stuck` after STUCK_AFTER or when permanent; next attempt by backoff. */
   postpone(claim: Claim, outcome: { probe: Probe | null; failure: string; waiting: boolean; permanent: boolean }): Promise<Credential | null>
   /** Which of these ids have a row that is `pending`, `active`, `revoking` or `stuck`: for reconcile. */

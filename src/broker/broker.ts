@@ -6,7 +6,7 @@ import { delegate } from './delegate.js'
 import type { BrokerDeps } from './deps.js'
 import { destroy } from './destroy.js'
 import { exchange } from './exchange.js'
-import { expireDue } from './expire.js'
+import { closeDue } from './expire.js'
 import { explain } from './explain.js'
 import { recognizeHolder } from './holder.js'
 import { credentialOfHolder, endTask, giveBack, heartbeat } from './holder-acts.js'
@@ -43,7 +43,8 @@ export function createBroker(deps: BrokerDeps) {
     revoke: (selector: Selector, reason: Reason, options: CommitOptions) => revoke(deps, selector, reason, options),
     respond: bind(respond),
     receipt: bind(receipt),
-    expireDue: bind(expireDue),
+    /** What is due and what stands behind acts. */
+    expireDue: bind(closeDue),
     destroy: (id: CredentialId, version: number | null, signal: AbortSignal) => destroy(deps, id, version, signal),
     handleSignal: bind(handleSignal),
     sweep: bind(sweep),

@@ -1,19 +1,29 @@
-/** Verb: close what is due. Asked by a job per second-bucket and by the sweep; the database says what is due, never the job. */
+/** Verb: close what is due, and what stands behind acts. Asked by jobs and by the sweep; the database says what is due, never the job. */
 import type { BrokerDeps } from './deps.js'
 import { hurryAll } from './hurry.js'
+import { inBatches } from './paced.js'
+import { settleLocal } from './settle-local.js'
 
-/** Rows a transaction: larger batches keep other calls waiting (performance.md section 1). */
-const BATCH = 200
+/** For a job: closes all that is due, then says of what lives nowhere that it is dead. How many were closed. */
+export async function closeDue(deps: BrokerDeps, signal: AbortSignal): Promise<number> {
+  const closed = (await expireDue(deps, signal)) + (await closeBehindActs(deps, signal))
+  await settleLocal(deps, signal)
+  return closed
+}
 
-/** How many were closed. */
-export async function expireDue(deps: BrokerDeps, signal: AbortSignal): Promise<number> {
-  let closed = 0
-  while (!signal.aborted) {
-    const batch = await deps.store.credentials.expire(BATCH)
-    closed += batch.length
+export function expireDue(deps: BrokerDeps, signal: AbortSignal): Promise<number> {
+  return inBatches(async limit => {
+    const batch = await deps.store.credentials.expire(limit)
     if (batch.length > 0) deps.meter.revoked('expired', batch.length)
     await hurryAll(deps, batch)
-    if (batch.length < BATCH) break
-  }
-  return closed
+    return { did: batch.length, more: batch.length === limit }
+  }, signal)
+}
+
+export function closeBehindActs(deps: BrokerDeps, signal: AbortSignal): Promise<number> {
+  return inBatches(async limit => {
+    const batch = await deps.store.credentials.closeOverdue(limit)
+    await hurryAll(deps, batch)
+    return { did: batch.length, more: batch.length > 0 }
+  }, signal)
 }

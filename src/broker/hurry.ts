@@ -1,9 +1,9 @@
 /** Owns the hurrying: jobs and the doorbell. Nothing here decides or guarantees; rows do, and the sweep finds what was not hurried. */
-import type { Credential } from '../domain/credential.js'
+import type { Closed, Credential } from '../domain/credential.js'
 import type { BrokerDeps } from './deps.js'
 
 /** Wakes a worker to destroy this credential, now or when its next attempt is due. */
-export async function hurryDestroy(deps: BrokerDeps, credential: Credential): Promise<void> {
+export async function hurryDestroy(deps: BrokerDeps, credential: Closed): Promise<void> {
   await deps.queue.enqueue(
     { name: 'destroy', engine: credential.engine, credential: credential.id, version: credential.version },
     ...(credential.nextAttemptAt ? [credential.nextAttemptAt] : []),
@@ -12,10 +12,21 @@ export async function hurryDestroy(deps: BrokerDeps, credential: Credential): Pr
 
 /** One job per second-bucket, whatever falls due in it (architecture.md section 6): the next full second after the expiry. */
 export async function hurryExpiry(deps: BrokerDeps, credential: Credential): Promise<void> {
-  const second = Math.floor(credential.expiresAt.getTime() / 1000) + 1
+  await closeAfter(deps, credential.expiresAt)
+}
+
+/** For an act that may have more behind it than it closed itself: within a second, where the sweep would come in five. */
+export async function hurryClosing(deps: BrokerDeps): Promise<void> {
+  await closeAfter(deps, deps.store.clock.now())
+}
+
+/** The bucket after it has not begun: one that runs now may have looked already. */
+async function closeAfter(deps: BrokerDeps, at: Date): Promise<void> {
+  const second = Math.floor(at.getTime() / 1000) + 1
   await deps.queue.enqueue({ name: 'expire', second }, new Date(second * 1000))
 }
 
-export async function hurryAll(deps: BrokerDeps, credentials: readonly Credential[]): Promise<void> {
-  for (const credential of credentials) await hurryDestroy(deps, credential)
+/** A job each for what must be destroyed; what lives nowhere is settled in batches by whoever closed it. */
+export async function hurryAll(deps: BrokerDeps, closed: readonly Closed[]): Promise<void> {
+  for (const credential of closed) if (!deps.engines.get(credential.engine)?.probeMany) await hurryDestroy(deps, credential)
 }

@@ -79,9 +79,10 @@ export async function issueGrant(deps: BrokerDeps, grant: Grant, options: Intend
   const began = performance.now()
   const engine = engineFor(deps, grant.terms.capability.engine)
   const { capability, attestation } = grant.terms
+  const judged: IntendOptions = { ...options, isInForce: digest => digest === deps.policy.digest }
   try {
     const issued = await recordingDenials(deps, grant.decision, options.context, () =>
-      engine.local ? signAndRecord(deps, engine, grant, options, signal) : makeAndSettle(deps, engine, grant, options, signal),
+      engine.local ? signAndRecord(deps, engine, grant, judged, signal) : makeAndSettle(deps, engine, grant, judged, signal),
     )
     await hurryExpiry(deps, issued.credential)
     deps.meter.issued(capability.name, attestation.issuer, 'ok', (performance.now() - began) / 1000)

@@ -4,10 +4,13 @@ import { fp } from '#failpoint'
 import type { Reason, Revocation, Selector } from '../domain/revocation.js'
 import type { CommitOptions } from '../ports.js'
 import type { BrokerDeps } from './deps.js'
-import { hurryAll } from './hurry.js'
+import { hurryClosing, hurryDestroy } from './hurry.js'
 
 /** Rows that one act hurries itself; the sweep and the jobs behind it see to the rest. */
 const HURRIED = 200
+
+/** Closed to the last row by the act itself. */
+const WHOLE: ReadonlySet<Selector['kind']> = new Set(['credential', 'task'])
 
 /** When this returns, introspection and issuing refuse. What lives at a target dies behind it, and the probe says when. */
 export async function revoke(deps: BrokerDeps, selector: Selector, reason: Reason, options: CommitOptions): Promise<Revocation> {
@@ -23,7 +26,9 @@ async function hurry(deps: BrokerDeps, revocation: Revocation): Promise<void> {
   try {
     await deps.publisher.publish(revocation.seq)
     await fp('revoke.2')
-    if (revocation.credentials > 0) await hurryAll(deps, await deps.store.credentials.list({ revocation: revocation.id, limit: HURRIED }))
+    if (revocation.credentials > 0)
+      for (const closed of await deps.store.credentials.list({ revocation: revocation.id, limit: HURRIED })) await hurryDestroy(deps, closed)
+    if (!WHOLE.has(revocation.selector.kind) || revocation.credentials > HURRIED) await hurryClosing(deps)
   } catch (error) {
     deps.log.warn({ err: error, revocation: revocation.id }, 'a committed revocation could not be hurried; the sweep will')
   }

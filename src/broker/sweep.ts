@@ -4,10 +4,10 @@ import { within } from '../domain/deadline.js'
 import { byBroker } from '../domain/revocation.js'
 import type { BrokerDeps } from './deps.js'
 import { destroy } from './destroy.js'
-import { expireDue } from './expire.js'
-import { hurryAll } from './hurry.js'
+import { closeBehindActs, expireDue } from './expire.js'
 import { revoke } from './revoke.js'
 import { finishRun } from './run-ended.js'
+import { settleLocal } from './settle-local.js'
 import { handleSignal } from './signal.js'
 
 const BATCH = 200
@@ -18,7 +18,7 @@ const DESTROY_MS = 15_000
 /** Closes under a lock, one replica at a time; destroys outside it, every replica what it can claim. */
 export async function sweep(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
   await deps.store.withLock('sweep', () => closeAll(deps, signal))
-  await destroyDue(deps, signal)
+  await Promise.all([settleLocal(deps, signal), destroyDue(deps, signal)])
   deps.meter.swept()
 }
 
@@ -28,11 +28,7 @@ async function closeAll(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
     await revoke(deps, { kind: 'task', key: task.id }, task.reason, { actor: byBroker('sweep') })
   }
   await expireDue(deps, signal)
-  for (let full = true; full && !signal.aborted; ) {
-    const closed = await deps.store.credentials.closeOverdue(BATCH)
-    await hurryAll(deps, closed)
-    full = closed.length === BATCH
-  }
+  await closeBehindActs(deps, signal)
   for (const due of await deps.store.signals.due(BATCH)) {
     if (signal.aborted) return
     await handleSignal(deps, due.id)
@@ -47,7 +43,9 @@ async function closeAll(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
 async function destroyDue(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
   // One question an engine: a backend with thousands of failing rows must not fill the batch that another's single row is in.
   await Promise.all(
-    [...deps.engines.keys()].map(async engine => inParallel(await deps.store.credentials.due(BATCH, engine), PER_ENGINE, c => destroyOne(deps, c, signal))),
+    [...deps.engines.values()]
+      .filter(engine => !engine.probeMany)
+      .map(async ({ kind }) => inParallel(await deps.store.credentials.due(BATCH, kind), PER_ENGINE, c => destroyOne(deps, c, signal))),
   )
 }
 

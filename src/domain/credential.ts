@@ -58,6 +58,9 @@ export interface Credential {
   readonly probe: Probe | null
 }
 
+/** What a closing answers of each row: enough to hurry its destruction. */
+export type Closed = Pick<Credential, 'id' | 'task' | 'engine' | 'state' | 'version' | 'reason' | 'revocation' | 'nextAttemptAt'>
+
 /** A credential whose destruction one worker has claimed; the version is the fence. */
 export interface Claim {
   readonly credential: Credential

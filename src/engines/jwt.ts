@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { JWTPayload } from 'jose'
 import { actingOf, actOf, principalOf } from '../domain/actors.js'
-import type { Probe } from '../domain/credential.js'
+import type { Credential, Probe } from '../domain/credential.js'
 import type { Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
@@ -19,9 +19,12 @@ export interface JwtEngineDeps {
   readonly clock: Clock
   /** What introspection would answer. */
   readonly isLive: (id: CredentialId) => Promise<boolean>
+  /** The same for many: with it they are looked at together. */
+  readonly liveAmong?: (ids: readonly CredentialId[]) => Promise<ReadonlySet<CredentialId>>
 }
 
 export function jwtEngine(deps: JwtEngineDeps): CredentialEngine {
+  const { liveAmong } = deps
   return {
     kind: 'jwt',
     revocation: 'instant',
@@ -43,17 +46,30 @@ export function jwtEngine(deps: JwtEngineDeps): CredentialEngine {
       // Nobody keeps a copy for us to take back: from the commit on every verifier that asks refuses it.
     },
     async probe(credential): Promise<Probe> {
-      if (credential.revocationClass === 'expiry-only') {
-        const over = credential.expiresAt.getTime() <= deps.clock.now().getTime()
-        return over
-          ? { outcome: 'dead', looked: ['expiry'], detail: null }
-          : { outcome: 'waiting', looked: [], detail: 'its audience asks nobody: it ends by expiry only' }
-      }
-      const live = await deps.isLive(credential.id)
-      return { outcome: live ? 'alive' : 'dead', looked: ['introspection'], detail: live ? 'introspection still answers active' : null }
+      return isBlind(credential) ? byExpiry(credential, deps.clock.now()) : byIntrospection(await deps.isLive(credential.id))
     },
+    ...(liveAmong && {
+      async probeMany(credentials): Promise<Probe[]> {
+        const live = await liveAmong(credentials.filter(c => !isBlind(c)).map(c => c.id))
+        return credentials.map(c => (isBlind(c) ? byExpiry(c, deps.clock.now()) : byIntrospection(live.has(c.id))))
+      },
+    }),
   }
 }
+
+/** Its audience asks nobody whether it is live. */
+const isBlind = (credential: Credential) => credential.revocationClass === 'expiry-only'
+
+const byExpiry = (credential: Credential, now: Date): Probe =>
+  credential.expiresAt.getTime() <= now.getTime()
+    ? { outcome: 'dead', looked: ['expiry'], detail: null }
+    : { outcome: 'waiting', looked: [], detail: 'its audience asks nobody: it ends by expiry only' }
+
+const byIntrospection = (live: boolean): Probe => ({
+  outcome: live ? 'alive' : 'dead',
+  looked: ['introspection'],
+  detail: live ? 'introspection still answers active' : null,
+})
 
 /** The claims of standards.md 4.4: everything that a revocation can name is in the token, so that a verifier can match it. */
 function claimsOf(issuerUrl: string, grant: Grant): JWTPayload {

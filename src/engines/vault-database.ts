@@ -178,14 +178,18 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
       } catch (cause) {
         throw failed('probed', cause)
       }
-      return handle.leaseId === undefined ? unrecorded(credential, deps.clearSince(credential.capability), looked) : { outcome: 'dead', looked, detail: null }
+      return handle.leaseId === undefined ? unrecorded(credential, deps.issuanceTokenSeconds, deps.clearSince(credential.capability), looked) : { outcome: 'dead', looked, detail: null }
     },
   }
 }
 
-/** A read may have been in flight when its token died: only a listing made after its last moment tells that it left no lease (security.md 3.4). */
-function unrecorded(credential: Credential, clearSince: Date | null, looked: readonly string[]): Probe {
-  const over = credential.deadlineAt.getTime() + READ_IN_FLIGHT * 1000
+/**
+ * A read may have been in flight when its token died: only a listing made after its last moment tells that it left no lease
+ * (security.md 3.4). The handle is recorded inside the mint window, so the token was made before its end and dies by itself one life
+ * later; a read that began with its last breath takes as long as Vault lets a request take.
+ */
+function unrecorded(credential: Credential, tokenSeconds: number, clearSince: Date | null, looked: readonly string[]): Probe {
+  const over = credential.deadlineAt.getTime() + (tokenSeconds + READ_IN_FLIGHT) * 1000
   if (clearSince && clearSince.getTime() > over) return { outcome: 'dead', looked: [...looked, 'listing'], detail: null }
   return { outcome: 'waiting', looked, detail: 'a read may have been in flight: waiting for a listing that shows no lease of it' }
 }

@@ -16,6 +16,21 @@ export async function writeAudit(tx: Pick<Tx, 'query'>, events: readonly AuditEv
   )
 }
 
+/**
+ * The rows of `credentialClosed` for all that a statement moved, written by that statement. The suite of every store holds it to the words of events.ts.
+ * @param moved the name of a query of it; actor and request are placeholders.
+ */
+export const auditClosed = (moved: string, actor: string, request: string): string =>
+  `insert into curfew.audit (at, kind, actor, subject, reason, request_id, data)
+   select revoking_at, 'credential.revoking', ${actor}::jsonb, id, reason, ${request}::text, jsonb_build_object('task', task, 'capability', capability, 'revocation', revocation)
+   from ${moved}`
+
+/** The same of `credentialDead`. */
+export const auditDead = (moved: string, actor: string): string =>
+  `insert into curfew.audit (at, kind, actor, subject, reason, request_id, data)
+   select revoked_at, 'credential.revoked', ${actor}::jsonb, id, reason, null, jsonb_build_object('looked', probe->'looked', 'attempts', attempts, 'revocation', revocation)
+   from ${moved}`
+
 export function auditLog(sql: Sql): AuditLog {
   return {
     append: event => writeAudit(sql, [event]),

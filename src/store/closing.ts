@@ -1,11 +1,11 @@
 /** Owns the ending of rows: credentials into `revoking`, tasks with their whole subtree, and what a cut-off still has behind it. */
-import type { Credential } from '../domain/credential.js'
+import type { Closed } from '../domain/credential.js'
 import type { TaskId } from '../domain/ids.js'
 import { type Actor, isForCause, type Reason, type SelectorKind, taskStateAfter } from '../domain/revocation.js'
 import { LONGEST_RUN_SECONDS } from '../domain/run.js'
-import { writeAudit } from './audit.js'
-import { credentialClosed, type EndedTask, taskEndedEvents } from './events.js'
-import { toCredential } from './rows.js'
+import { auditClosed, writeAudit } from './audit.js'
+import { type EndedTask, taskEndedEvents } from './events.js'
+import { toClosed } from './rows.js'
 import { type Row, rowsJson, type Tx } from './sql.js'
 
 /** A job run is refused for as long as any runner may go on. */
@@ -17,23 +17,32 @@ export interface Closing {
   readonly revocation: string | null
 }
 
-/** `pending | active → revoking`; the first reason wins. Answers the rows that moved. What only its own end can end is looked at again then. */
-export async function closeRows(tx: Tx, closings: readonly Closing[], actor: Actor, requestId: string | null): Promise<Credential[]> {
+/** `pending | active → revoking`; the first reason wins. Answers the rows that moved. */
+export async function closeRows(tx: Tx, closings: readonly Closing[], actor: Actor, requestId: string | null): Promise<Closed[]> {
   if (closings.length === 0) return []
+  const named = 'select id, reason, revocation from jsonb_to_recordset($1::jsonb) as named(id text, reason text, revocation text)'
+  return closeFound(tx, named, [rowsJson(closings)], actor, requestId)
+}
+
+/**
+ * The same for whatever a query finds: one statement that locks, moves and tells, so that a hundred thousand rows do not travel here and
+ * back. What only its own end can end is looked at again then. @param found answers id, reason and revocation of each row.
+ */
+export async function closeFound(tx: Tx, found: string, params: readonly unknown[], actor: Actor, requestId: string | null): Promise<Closed[]> {
   const rows = await tx.query(
-    `update curfew.credentials c
-     set state = 'revoking', version = c.version + 1, reason = m.reason, revocation = m.revocation, revoking_at = n.at, claimed_until = null,
-         next_attempt_at = case when c.class = 'expiry-only' then greatest(c.expires_at, n.at) else n.at end
-     from jsonb_to_recordset($1::jsonb) as m(id text, reason text, revocation text), (select curfew.now() as at) n
-     where c.id = m.id and c.state in ('pending', 'active') returning c.*`,
-    [rowsJson(closings)],
+    `with found as materialized (${found}),
+       moved as (
+         update curfew.credentials c
+         set state = 'revoking', version = c.version + 1, reason = f.reason, revocation = f.revocation, revoking_at = n.at, claimed_until = null,
+             next_attempt_at = case when c.class = 'expiry-only' then greatest(c.expires_at, n.at) else n.at end
+         from found f, (select curfew.now() as at) n
+         where c.id = f.id and c.state in ('pending', 'active')
+         returning c.id, c.task, c.capability, c.engine, c.state, c.version, c.reason, c.revocation, c.revoking_at, c.next_attempt_at),
+       told as (${auditClosed('moved', `$${params.length + 1}`, `$${params.length + 2}`)})
+     select id, task, engine, state, version, reason, revocation, next_attempt_at from moved`,
+    [...params, JSON.stringify(actor), requestId],
   )
-  const moved = rows.map(toCredential)
-  await writeAudit(
-    tx,
-    moved.map(c => credentialClosed(c, actor, requestId)),
-  )
-  return moved
+  return rows.map(toClosed)
 }
 
 export interface Act {
@@ -89,21 +98,17 @@ export async function bury(tx: Tx, tasks: readonly string[], revocation: string)
   )
 }
 
-/** The credentials of tasks that have ended, each for its task's reason. */
-export async function closeCredentialsOf(
-  tx: Tx,
-  tasks: readonly string[],
-  limit: number | null,
-  actor: Actor,
-  requestId: string | null,
-): Promise<Credential[]> {
+/** All credentials of tasks that have ended, each for its task's reason. */
+export async function closeCredentialsOf(tx: Tx, tasks: readonly string[], actor: Actor, requestId: string | null): Promise<Closed[]> {
   if (tasks.length === 0) return []
-  const rows = await tx.query<{ id: string; reason: Reason; revocation: string }>(
+  return closeFound(
+    tx,
     `select c.id, t.end_reason as reason, t.revocation from curfew.tasks t join curfew.credentials c on c.task = t.id
-     where t.id = any($1::text[]) and t.state <> 'open' and c.state in ('pending', 'active') order by c.id limit $2 for update of c`,
-    [tasks, limit],
+     where t.id = any($1::text[]) and t.state <> 'open' and c.state in ('pending', 'active') order by c.id for update of c`,
+    [tasks],
+    actor,
+    requestId,
   )
-  return closeRows(tx, rows, actor, requestId)
 }
 
 /** A revocation that named a scope, as far as closing what is behind it goes. */
@@ -128,17 +133,18 @@ export const ENDS_TASKS: ReadonlySet<SelectorKind> = new Set(['identity', 'issue
 const TASKS_A_PASS = 1_000
 
 /** One batch of what a cut-off hits. `done` when nothing more is behind it; nothing can come to it any more, for issuing refuses what is that old. */
-export async function closeBehind(tx: Tx, cut: CutOff, limit: number): Promise<{ credentials: Credential[]; tasks: EndedTask[]; done: boolean }> {
+export async function closeBehind(tx: Tx, cut: CutOff, limit: number): Promise<{ credentials: Closed[]; tasks: EndedTask[]; done: boolean }> {
   const { act } = cut
-  const rows = await tx.query<{ id: string }>(
-    `select id from curfew.credentials where ${MATCHES[cut.kind]} and issued_at <= $2 and state in ('pending', 'active')
+  const credentials = await closeFound(
+    tx,
+    `select id, $4::text as reason, $5::text as revocation from curfew.credentials where ${MATCHES[cut.kind]} and issued_at <= $2 and state in ('pending', 'active')
      order by issued_at limit $3 for update`,
-    [cut.key, cut.issuedBefore, limit],
+    [cut.key, cut.issuedBefore, limit, act.reason, cut.id],
+    act.actor,
+    act.requestId,
   )
-  const closings = rows.map(r => ({ id: r.id, reason: act.reason, revocation: cut.id }))
-  const credentials = await closeRows(tx, closings, act.actor, act.requestId)
   if (credentials.length >= limit) return { credentials, tasks: [], done: false }
-  if (!ENDS_TASKS.has(cut.kind)) return { credentials, tasks: [], done: rows.length === 0 }
+  if (!ENDS_TASKS.has(cut.kind)) return { credentials, tasks: [], done: credentials.length === 0 }
   const roots = await tx.query<{ id: string }>(
     `select id from curfew.tasks where ${MATCHES[cut.kind]} and opened_at <= $2 and state = 'open' order by opened_at limit $3`,
     [cut.key, cut.issuedBefore, TASKS_A_PASS],
@@ -149,16 +155,32 @@ export async function closeBehind(tx: Tx, cut: CutOff, limit: number): Promise<{
     act,
     false,
   )
-  return { credentials, tasks: ended, done: rows.length === 0 && roots.length === 0 }
+  return { credentials, tasks: ended, done: credentials.length === 0 && roots.length === 0 }
 }
 
-/** A batch of the credentials of tasks that ended behind a cut-off. */
-export async function drain(tx: Tx, limit: number, actor: Actor): Promise<Credential[]> {
+/** A batch of the credentials of tasks that ended behind a cut-off. `more` when it was full, or when there may be more such tasks. */
+export async function drain(tx: Tx, limit: number, actor: Actor): Promise<{ closed: Closed[]; more: boolean }> {
   const tasks = await tx.query<{ id: string }>('select id from curfew.tasks where not drained order by id limit $1 for update skip locked', [TASKS_A_PASS])
+  if (tasks.length === 0) return { closed: [], more: false }
   const ids = tasks.map(t => t.id)
-  const closed = await closeCredentialsOf(tx, ids, limit, actor, null)
-  if (closed.length < limit && ids.length > 0) await tx.query('update curfew.tasks set drained = true where id = any($1::text[])', [ids])
-  return closed
+  // Task by task, and no further than the batch goes: to join and sort all that is left for each batch is quadratic.
+  const closed = await closeFound(
+    tx,
+    `select c.id, t.end_reason as reason, t.revocation from unnest($1::text[]) as wanted(id) join curfew.tasks t on t.id = wanted.id
+       cross join lateral (select c.id from curfew.credentials c where c.task = t.id and c.state in ('pending', 'active') order by c.id limit $2 for update) c
+     where t.state <> 'open' limit $2`,
+    [ids, limit],
+    actor,
+    null,
+  )
+  const isFull = closed.length >= limit
+  await tx.query(
+    `update curfew.tasks t set drained = true where t.id = any($1::text[]) ${
+      isFull ? `and not exists (select 1 from curfew.credentials c where c.task = t.id and c.state in ('pending', 'active'))` : ''
+    }`,
+    [isFull ? [...new Set(closed.map(c => c.task))] : ids],
+  )
+  return { closed, more: isFull || tasks.length === TASKS_A_PASS }
 }
 
 export const actOf = (r: Row): Act => ({ id: r.id as string, reason: r.reason as Reason, actor: r.actor as Actor, requestId: null, outcome: null })

@@ -1,18 +1,18 @@
 /** Owns credentials at rest: how they come to be, are found and fall due; every transition is a compare-and-set. */
-import type { Credential, CredentialState } from '../domain/credential.js'
+import type { Closed, Credential, CredentialState } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
 import { byBroker } from '../domain/revocation.js'
 import type { CredentialStore } from '../ports.js'
 import { issueOfRow, issueScopes, judgeStanding, runKeys, workloadScopes } from './admission.js'
 import { writeAudit } from './audit.js'
-import { actOf, closeBehind, closeRows, drain } from './closing.js'
+import { actOf, closeBehind, closeFound, drain } from './closing.js'
 import { destroying } from './destroying.js'
 import { credentialMade, handleRecorded } from './events.js'
 import { lockCutoffs, lockTasks, readFacts } from './facts.js'
 import { issueAll, type Member, type Rooms } from './issue.js'
 import { toCredential } from './rows.js'
-import type { Row, Sql } from './sql.js'
+import type { Row, Sql, Tx } from './sql.js'
 
 export interface CredentialStoreDeps {
   /** HMAC under the server's key: a stolen database must not help to guess a secret. */
@@ -45,7 +45,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
         const recorded = one(
           await tx.query(
             `update curfew.credentials set handle = coalesce(handle, '{}'::jsonb) || $3::jsonb, version = version + 1
-             where id = $1 and version = $2 and state = 'pending' returning *`,
+             where id = $1 and version = $2 and state = 'pending' and deadline_at > curfew.now() returning *`,
             [credential.id, credential.version, JSON.stringify(handle)],
           ),
         )
@@ -110,25 +110,8 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
       )
       return rows.map(toCredential)
     },
-    live: async id =>
-      one(
-        await sql.query(
-          `select c.* from curfew.credentials c
-           where c.id = $1 and c.state = 'active' and c.expires_at > curfew.now()
-             and not exists (select 1 from curfew.tasks t where t.id = any(array_append(c.ancestors, c.task)) and (t.state <> 'open' or t.deadline_at <= curfew.now()))
-             -- A task that a scope hits has ended with all below it, though its rows are closed behind the cut-off.
-             and not exists (
-               select 1 from curfew.tasks t join curfew.revocations r
-                 on r.scope = any(array['identity:' || t.identity, 'issuer:' || t.issuer, 'issuer:' || t.issuer_id, 'all:*']) and r.issued_before >= t.opened_at
-               where t.id = any(array_append(c.ancestors, c.task)))
-             and not exists (
-               select 1 from curfew.revocations r
-               where r.scope = any(array['identity:' || c.identity, 'issuer:' || c.issuer, 'issuer:' || c.issuer_id, 'key:' || c.kid, 'capability:' || c.capability, 'all:*',
-                                         'credential:' || c.id, 'task:' || c.task] || array(select 'task:' || a from unnest(c.ancestors) a))
-                 and (r.issued_before is null or r.issued_before >= c.issued_at))`,
-          [id],
-        ),
-      ),
+    live: async id => one(await sql.query(`select c.* ${LIVE} and c.id = $1`, [id])),
+    liveAmong: async ids => new Set((await sql.query<{ id: CredentialId }>(`select c.id ${LIVE} and c.id = any($1::text[])`, [ids])).map(r => r.id)),
     async counts() {
       // Each from the index that holds just its rows: an index on the state itself would tempt the planner away from all others.
       const [counts] = await sql.query<Record<CredentialState, number>>(
@@ -149,14 +132,16 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
     },
 
     expire: limit =>
-      sql.tx(async tx => {
-        const due = await tx.query<{ id: string }>(
-          `select id from curfew.credentials where state = 'active' and expires_at <= (select curfew.now()) order by expires_at limit $1 for update skip locked`,
+      sql.tx(tx =>
+        closeFound(
+          tx,
+          `select id, 'expired' as reason, null as revocation from curfew.credentials
+           where state = 'active' and expires_at <= (select curfew.now()) order by expires_at limit $1 for update skip locked`,
           [limit],
-        )
-        const closings = due.map(r => ({ id: r.id, reason: 'expired' as const, revocation: null }))
-        return closeRows(tx, closings, byBroker('expire'), null)
-      }),
+          byBroker('expire'),
+          null,
+        ),
+      ),
     closeOverdue: limit => closeOverdue(sql, limit),
 
     ...destroying(sql),
@@ -184,29 +169,52 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
   }
 }
 
+/** What a verifier may accept, of `c`. */
+const LIVE = `from curfew.credentials c
+  where c.state = 'active' and c.expires_at > curfew.now()
+    and not exists (select 1 from curfew.tasks t where t.id = any(array_append(c.ancestors, c.task)) and (t.state <> 'open' or t.deadline_at <= curfew.now()))
+    -- A task that a scope hits has ended with all below it, though its rows are closed behind the cut-off.
+    and not exists (
+      select 1 from curfew.tasks t join curfew.revocations r
+        on r.scope = any(array['identity:' || t.identity, 'issuer:' || t.issuer, 'issuer:' || t.issuer_id, 'all:*']) and r.issued_before >= t.opened_at
+      where t.id = any(array_append(c.ancestors, c.task)))
+    and not exists (
+      select 1 from curfew.revocations r
+      where r.scope = any(array['identity:' || c.identity, 'issuer:' || c.issuer, 'issuer:' || c.issuer_id, 'key:' || c.kid, 'capability:' || c.capability, 'all:*',
+                                'credential:' || c.id, 'task:' || c.task] || array(select 'task:' || a from unnest(c.ancestors) a))
+        and (r.issued_before is null or r.issued_before >= c.issued_at))`
+
+/** A pass may end tasks and find no credential of them yet: whoever asks is answered with nothing only when nothing is left. */
+async function closeOverdue(sql: Sql, limit: number): Promise<readonly Closed[]> {
+  for (;;) {
+    const { closed, more } = await sql.tx(tx => overduePass(tx, limit))
+    if (closed.length > 0 || !more) return closed
+  }
+}
+
 /** Lapsed mint windows, then what is behind standing cut-offs, then what hangs on tasks that those ended. */
-function closeOverdue(sql: Sql, limit: number): Promise<readonly Credential[]> {
-  return sql.tx(async tx => {
-    const sweep = byBroker('sweep')
-    const lapsed = await tx.query<{ id: string }>(
-      `select id from curfew.credentials where state = 'pending' and deadline_at <= (select curfew.now()) order by deadline_at limit $1 for update skip locked`,
-      [limit],
-    )
-    const moved = await closeRows(
-      tx,
-      lapsed.map(r => ({ id: r.id, reason: 'issuance_failed' as const, revocation: null })),
-      sweep,
-      null,
-    )
-    const standing = await tx.query('select * from curfew.revocations where closed_at is null order by seq for update skip locked')
-    for (const r of standing) {
-      if (moved.length >= limit) return moved
-      const cut = { id: r.id as string, kind: r.kind as never, key: r.key as string, issuedBefore: r.issued_before as Date, act: actOf(r) }
-      const { credentials, done } = await closeBehind(tx, cut, limit - moved.length)
-      moved.push(...credentials)
-      if (done) await tx.query('update curfew.revocations set closed_at = curfew.now() where id = $1', [r.id])
-    }
-    if (moved.length < limit) moved.push(...(await drain(tx, limit - moved.length, sweep)))
-    return moved
-  })
+async function overduePass(tx: Tx, limit: number): Promise<{ closed: Closed[]; more: boolean }> {
+  const sweep = byBroker('sweep')
+  const closed = await closeFound(
+    tx,
+    `select id, 'issuance_failed' as reason, null as revocation from curfew.credentials
+     where state = 'pending' and deadline_at <= (select curfew.now()) order by deadline_at limit $1 for update skip locked`,
+    [limit],
+    sweep,
+    null,
+  )
+  let more = false
+  const standing = await tx.query('select * from curfew.revocations where closed_at is null order by seq for update skip locked')
+  for (const r of standing) {
+    if (closed.length >= limit) return { closed, more: true }
+    const cut = { id: r.id as string, kind: r.kind as never, key: r.key as string, issuedBefore: r.issued_before as Date, act: actOf(r) }
+    const behind = await closeBehind(tx, cut, limit - closed.length)
+    closed.push(...behind.credentials)
+    more ||= behind.tasks.length > 0
+    if (behind.done) await tx.query('update curfew.revocations set closed_at = curfew.now() where id = $1', [r.id])
+  }
+  if (closed.length >= limit) return { closed, more: true }
+  const drained = await drain(tx, limit - closed.length, sweep)
+  closed.push(...drained.closed)
+  return { closed, more: more || drained.more }
 }

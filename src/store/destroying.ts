@@ -1,10 +1,12 @@
 /** Owns the walk of a row from `revoking` to `revoked`: claims fenced by version, confirmation by a probe alone, retries without end. */
 import { backoffSeconds, CLAIM_MS, type Claim, type Credential, type Probe, STUCK_AFTER } from '../domain/credential.js'
+import type { CredentialId } from '../domain/ids.js'
+import { byBroker } from '../domain/revocation.js'
 import type { CredentialStore } from '../ports.js'
-import { writeAudit } from './audit.js'
+import { auditDead, writeAudit } from './audit.js'
 import { credentialDead, destroyFailed } from './events.js'
 import { toCredential } from './rows.js'
-import type { Row, Sql } from './sql.js'
+import { type Row, rowsJson, type Sql } from './sql.js'
 
 /** Seconds until a waiting row is looked at again: it waits for a listing, not for a backend. */
 const WAIT_SECONDS = 5
@@ -24,7 +26,7 @@ export function assertDead(probe: Probe): void {
   if (probe.outcome !== 'dead') throw new TypeError('only a probe that found it dead confirms a revocation')
 }
 
-export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'confirm' | 'postpone'> {
+export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'confirm' | 'confirmMany' | 'postpone'> {
   const one = (rows: Row[]): Credential | null => (rows[0] ? toCredential(rows[0]) : null)
   return {
     async due(limit, engine) {
@@ -62,6 +64,25 @@ export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'c
         if (rows.length > 0) await writeAudit(tx, [credentialDead(claim, probe)])
         return rows.length > 0
       })
+    },
+    confirmMany: async dead => {
+      for (const { probe } of dead) assertDead(probe)
+      if (dead.length === 0) return []
+      const looked = dead.map(({ credential, probe }) => ({ id: credential.id, version: credential.version, probe }))
+      const rows = await sql.tx(tx =>
+        tx.query<{ id: CredentialId }>(
+          `with dead as (
+             update curfew.credentials c
+             set state = 'revoked', version = c.version + 1, revoked_at = n.at, probe = m.probe, failure = null, next_attempt_at = null, claimed_until = null
+             from jsonb_to_recordset($1::jsonb) as m(id text, version int, probe jsonb), (select curfew.now() as at) n
+             where c.id = m.id and c.version = m.version and c.state in ('revoking', 'stuck') and (c.claimed_until is null or c.claimed_until < n.at)
+             returning c.id, c.reason, c.revocation, c.attempts, c.probe, c.revoked_at),
+           told as (${auditDead('dead', '$2')})
+           select id from dead`,
+          [rowsJson(looked), JSON.stringify(byBroker('destroy'))],
+        ),
+      )
+      return rows.map(r => r.id)
     },
     postpone: (claim, outcome) =>
       sql.tx(async tx => {

@@ -102,6 +102,9 @@ export function admit(facts: Facts, { grant, options, made }: Member): Admitted 
     seen = { ...facts, tasks: new Map([...facts.tasks, [open.task.id, factsOf(planned, facts.now)]]) }
   }
   const end = judgeIssue(seen, grant, made?.minted.kid ?? null)
+  // A permit is the word of one set of policies (R06); the caller asks again and hears the word of those in force.
+  if (options.isInForce?.(grant.decision.digest) === false)
+    throw new CurfewError('unavailable', 'the policies changed meanwhile', { reason: 'policy_changed', retryAfterSeconds: 1, next: 'ask again' })
   const upstream = made?.minted.expiresAt
   return { member: { grant, options, made }, planned, expiresAt: upstream && upstream < end ? upstream : end }
 }

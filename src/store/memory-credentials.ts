@@ -1,7 +1,6 @@
 /** Owns credentials in memory. */
 
-import type { CredentialFilter } from '../domain/credential.js'
-import { CLAIM_MS, type Claim, type Credential, type CredentialState, MINT_WINDOW_MS } from '../domain/credential.js'
+import { CLAIM_MS, type Claim, type Credential, type CredentialFilter, type CredentialState, MINT_WINDOW_MS, type Probe } from '../domain/credential.js'
 import type { Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import { byBroker, type Revocation } from '../domain/revocation.js'
@@ -45,6 +44,10 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
     const c = find(claim.credential.id)
     return c && c.version === claim.version && (c.state === 'revoking' || c.state === 'stuck') ? c : null
   }
+  const die = (c: CredentialRow, probe: Probe) => {
+    put(c, { state: 'revoked', version: c.version + 1, revokedAt: state.now(), probe, failure: null, nextAttemptAt: null, claimedUntil: null })
+    write(state, [credentialDead({ credential: bare(c), version: c.version }, probe)])
+  }
   const rows = () => [...state.credentials.values()]
 
   return {
@@ -53,7 +56,7 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
 
     async recordHandle({ id, version }, handle) {
       const c = find(id)
-      if (c?.state !== 'pending' || c.version !== version) return null
+      if (c?.state !== 'pending' || c.version !== version || c.deadlineAt <= state.now()) return null
       const recorded = put(c, { handle: { ...c.handle, ...handle }, version: version + 1 })
       write(state, [handleRecorded(recorded)])
       return bare(recorded)
@@ -98,8 +101,11 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
     },
     async live(id) {
       const c = find(id)
+      return isLive(factsOf(state), c) ? bare(c) : null
+    },
+    async liveAmong(ids) {
       const facts = factsOf(state)
-      return c && c.state === 'active' && c.expiresAt > facts.now && stands(facts, c) ? bare(c) : null
+      return new Set(ids.filter(id => isLive(facts, find(id))))
     },
     async counts() {
       const now = state.now()
@@ -169,9 +175,18 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
       assertDead(probe)
       const c = heldBy(claim)
       if (!c) return false
-      put(c, { state: 'revoked', version: c.version + 1, revokedAt: state.now(), probe, failure: null, nextAttemptAt: null, claimedUntil: null })
-      write(state, [credentialDead(claim, probe)])
+      die(c, probe)
       return true
+    },
+    async confirmMany(dead) {
+      for (const { probe } of dead) assertDead(probe)
+      const now = state.now()
+      return dead.flatMap(({ credential, probe }) => {
+        const c = heldBy({ credential, version: credential.version })
+        if (!c || (c.claimedUntil !== null && c.claimedUntil >= now)) return []
+        die(c, probe)
+        return [c.id]
+      })
     },
     async postpone(claim, outcome) {
       const c = heldBy(claim)
@@ -218,6 +233,8 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
     return f.state === undefined || (f.state === 'live' ? c.state !== 'revoked' : c.state === f.state)
   }
 }
+
+const isLive = (facts: Facts, c: CredentialRow | undefined): c is CredentialRow => c?.state === 'active' && c.expiresAt > facts.now && stands(facts, c)
 
 /** Task and ancestors open by their own rows, and no cut-off at or after this row's `iat`. */
 function stands(facts: Facts, c: CredentialRow): boolean {

@@ -217,7 +217,7 @@ async function takeTask(tx: Tx, id: string, act: Act): Promise<Effect> {
   const [row] = await tx.query<{ deadline_at: Date }>('select deadline_at from curfew.tasks where id = $1', [id])
   if (!row) throw noSuchTask()
   const { all, ended } = await endTasks(tx, [id], act, true)
-  const moved = await closeCredentialsOf(tx, all, null, act.actor, act.requestId)
+  const moved = await closeCredentialsOf(tx, all, act.actor, act.requestId)
   return { credentials: moved.length, tasks: ended.length, until: after(row.deadline_at, ENTRY_MARGIN), issuedBefore: null, closed: true }
 }
 
@@ -225,7 +225,7 @@ async function takeTask(tx: Tx, id: string, act: Act): Promise<Effect> {
 async function takeNamed(tx: Tx, where: Where, act: Act, at: Date, from: string): Promise<Effect> {
   const named = await tasksWhere(tx, where, from, TASKS_A_CHUNK)
   const { ended } = await endTasks(tx, named, act, false)
-  const drained = ended.length > 0 ? await drain(tx, INLINE_ROWS, act.actor) : []
+  const drained = ended.length > 0 ? (await drain(tx, INLINE_ROWS, act.actor)).closed : []
   const [last] = await tx.query<{ at: Date | null }>('select max(deadline_at) as at from curfew.tasks where id = any($1::text[])', [named])
   return {
     credentials: drained.filter(c => c.revocation === act.id).length,
@@ -241,7 +241,7 @@ async function takeScope(tx: Tx, selector: Exclude<Selector, { kind: 'credential
   // A cut-off in the future would refuse what nobody has issued yet: that is a deny marker's business.
   const issuedBefore = selector.issuedBefore && selector.issuedBefore < at ? selector.issuedBefore : at
   const { credentials, tasks } = await closeBehind(tx, { id: act.id, kind: selector.kind, key: selector.key, issuedBefore, act }, INLINE_ROWS)
-  const drained = credentials.length < INLINE_ROWS && tasks.length > 0 ? await drain(tx, INLINE_ROWS - credentials.length, act.actor) : []
+  const drained = credentials.length < INLINE_ROWS && tasks.length > 0 ? (await drain(tx, INLINE_ROWS - credentials.length, act.actor)).closed : []
   return { credentials: credentials.length + drained.length, tasks: tasks.length, until: after(at, SCOPE_SECONDS), issuedBefore, closed: false }
 }
 

@@ -1,6 +1,6 @@
 /** Owns the translation of rows to the domain's nouns. */
 import type { AuditRow } from '../domain/audit.js'
-import type { Credential } from '../domain/credential.js'
+import type { Closed, Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import type { Operator } from '../domain/operator.js'
 import type { Exposed, Plan, Reach } from '../domain/plan.js'
@@ -74,6 +74,17 @@ export function toCredential(r: Row): Credential {
     probe: as(r.probe),
   }
 }
+
+export const toClosed = (r: Row): Closed => ({
+  id: as(r.id),
+  task: as(r.task),
+  engine: as(r.engine),
+  state: as(r.state),
+  version: as(r.version),
+  reason: as(r.reason),
+  revocation: as(r.revocation),
+  nextAttemptAt: maybeInstant(r.next_attempt_at),
+})
 
 export function toRevocation(r: Row): Revocation {
   return {

@@ -1,5 +1,6 @@
 /** Every suite of the store over plain maps. */
 import { memoryStore } from '../../src/store/memory.js'
+import { testBatches } from './store/batches.js'
 import { testCredentials } from './store/credentials.js'
 import { testDelegation } from './store/delegation.js'
 import { sealed } from './store/fixtures.js'
@@ -22,6 +23,7 @@ const make = async () => {
 }
 testTasks('memory', make)
 testCredentials('memory', make)
+testBatches('memory', make)
 testRevocations('memory', make)
 testRuns('memory', make)
 testResponders('memory', make)

@@ -1,5 +1,6 @@
 /** Every suite of the store over PostgreSQL inside this process. */
 import { afterAll, beforeAll } from 'vitest'
+import { testBatches } from './store/batches.js'
 import { testCredentials } from './store/credentials.js'
 import { testDelegation } from './store/delegation.js'
 import { pgliteHouse, type SqlHouse } from './store/houses.js'
@@ -19,6 +20,7 @@ afterAll(() => house?.close())
 const make = () => house.make()
 testTasks('PGlite', make)
 testCredentials('PGlite', make)
+testBatches('PGlite', make)
 testRevocations('PGlite', make)
 testRuns('PGlite', make)
 testResponders('PGlite', make)

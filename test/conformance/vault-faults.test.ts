@@ -120,6 +120,7 @@ describe('F33 the token dies while the read is in flight', () => {
     if (stray) await upstream.destroyUpstream(stray, signal())
     expect(vault.users.size).toBe(0)
 
+    advance(80)
     await upstream.list(signal())
     expect(await engine.probe(row, signal())).toMatchObject({ outcome: 'dead', looked: ['accessor', 'listing'] })
   })

@@ -99,14 +99,12 @@ async function taskFor(m: Known, { world: { store } }: Real, n: number): Promise
 
 /** Lets an issuer run until it stops at `until` or has ended; what it then delivers, or does not, is judged. */
 async function goOn(m: Known, r: Real, entry: Issuing, place: Place | null): Promise<void> {
-  // A read that begins after the mint window is not waited for: that case is told, and fails, in races-once.test.ts, and is left out here until it holds.
-  const until = place === 'in flight' && seconds() - entry.begunAt > SOON ? null : place
   const { walk, task } = entry
   const from = walk.at
   const closed = entry.id !== null && r.monitor.seen.get(entry.id)?.st === 'closed'
   const [age, slept] = [seconds() - entry.begunAt, seconds() - entry.stoppedAt]
   const known = new Set(r.monitor.seen.keys())
-  await walk.to(until)
+  await walk.to(place)
   if (!walk.outcome) {
     await r.monitor.look()
     const id = entry.id ?? [...r.monitor.seen.keys()].find(k => !known.has(k)) ?? null

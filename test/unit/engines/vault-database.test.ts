@@ -150,17 +150,17 @@ describe('ending', () => {
 })
 
 describe('F33 a lease that may be in flight', () => {
-  /** Made at 0, to be settled by 20 s; a read that began then can make a lease until 110 s. */
+  /** Made at 0, its handle recorded by 20 s at the latest, so its token is dead by 110 s; a read that began then can make a lease until 200 s. */
   const probeOf = (engine: ReturnType<typeof house>['engine'], row: Parameters<typeof engine.probe>[0]) => engine.probe(row, signal).then(p => p.outcome)
 
   it('waits for a listing that began after its last moment', async () => {
     const { engine, upstream } = house()
     const row = rowOf(grant(600), { accessor: 'a' })
     expect(await probeOf(engine, row)).toBe('waiting')
-    at = 109
+    at = 199
     await upstream.list(signal)
     expect(await probeOf(engine, row)).toBe('waiting')
-    at = 125
+    at = 215
     await upstream.list(signal)
     expect(await probeOf(engine, row)).toBe('dead')
   })
@@ -169,11 +169,11 @@ describe('F33 a lease that may be in flight', () => {
     const { engine, upstream } = house()
     const row = rowOf(grant(600), { accessor: 'a' })
     leases.set('database/creds/orders-ro/stray', new Date(START + 15_000))
-    at = 200
+    at = 260
     await upstream.list(signal)
     expect(await probeOf(engine, row)).toBe('waiting')
     leases.clear()
-    at = 260
+    at = 320
     await upstream.list(signal)
     expect(await probeOf(engine, row)).toBe('dead')
   })
@@ -194,7 +194,7 @@ describe('F33 a lease that may be in flight', () => {
     leases.set('database/creds/orders-ro/known', new Date(START))
     known.add('database/creds/orders-ro/known')
     const row = rowOf(grant(600), { accessor: 'a' })
-    at = 200
+    at = 260
     await upstream.list(signal)
     expect(await probeOf(engine, row)).toBe('dead')
   })
@@ -210,10 +210,10 @@ describe('F33 a lease that may be in flight', () => {
   it('an older listing that was clear stays true when a later one is not', async () => {
     const { engine, upstream } = house()
     const row = rowOf(grant(600), { accessor: 'a' })
-    at = 130
+    at = 220
     await upstream.list(signal)
     leases.set('database/creds/orders-ro/odd', new Date(START))
-    at = 190
+    at = 280
     await upstream.list(signal)
     expect(await probeOf(engine, row)).toBe('dead')
   })
