@@ -178,7 +178,9 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
       } catch (cause) {
         throw failed('probed', cause)
       }
-      return handle.leaseId === undefined ? unrecorded(credential, deps.issuanceTokenSeconds, deps.clearSince(credential.capability), looked) : { outcome: 'dead', looked, detail: null }
+      return handle.leaseId === undefined
+        ? unrecorded(credential, deps.issuanceTokenSeconds, deps.clearSince(credential.capability), looked)
+        : { outcome: 'dead', looked, detail: null }
     },
   }
 }
