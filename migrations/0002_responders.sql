@@ -63,6 +63,23 @@ update curfew.signals set act = jsonb_set(act, '{kind}', '"quarantine"') where a
 update curfew.signals set act = act || '{"cap": 100}' where act->>'kind' = 'revoke';
 create index if not exists signals_held on curfew.signals (id) where held is not null and handled_at is null;
 
+-- Resource servers that hold the feed: of a key only the sealed digest, and of each process what it has applied.
+create table if not exists curfew.guards (
+  id text collate "C" primary key,
+  name text not null unique,
+  key_digest text not null unique,
+  created_at timestamptz not null,
+  disabled_at timestamptz
+);
+create table if not exists curfew.guard_instances (
+  guard text collate "C" not null references curfew.guards (id),
+  instance text not null,
+  seq bigint not null,
+  lag_ms double precision,
+  seen_at timestamptz not null,
+  primary key (guard, instance)
+);
+
 -- Whose work a task below another does: the identities above it, nearest first, the principal last.
 alter table curfew.tasks add column if not exists actors jsonb not null default '[]';
 

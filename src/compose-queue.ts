@@ -1,24 +1,24 @@
 /** Owns the choice of what hurries: Redis with BullMQ and a doorbell, or this process's memory. */
 import type { Log } from './broker/deps.js'
 import type { Config } from './config-schema.js'
-import type { JobQueue, RevocationPublisher } from './ports.js'
+import type { Doorbell } from './feed/doorbell.js'
+import { memoryDoorbell } from './feed/memory-doorbell.js'
+import type { JobQueue } from './ports.js'
 import { memoryQueue } from './queue/memory.js'
 
 export interface Hurrying {
   readonly queue: JobQueue
-  readonly publisher: RevocationPublisher
+  readonly doorbell: Doorbell
   close(): Promise<void>
 }
-
-/** Rings nobody: with one process there is no other to tell. */
-const silent: RevocationPublisher = { publish: async () => {}, close: async () => {} }
 
 /** Throws when a Redis that answers must not carry jobs (an eviction policy that forgets them); one that is down is no reason not to serve. */
 export async function composeQueue(config: Config, log: Log): Promise<Hurrying> {
   switch (config.queue.kind) {
     case 'memory': {
       const queue = memoryQueue()
-      return { queue, publisher: silent, close: () => queue.close() }
+      const doorbell = memoryDoorbell()
+      return { queue, doorbell, close: () => queue.close() }
     }
     case 'redis':
       return overRedis(config.queue, log)
@@ -40,13 +40,13 @@ async function overRedis(config: Extract<Config['queue'], { kind: 'redis' }>, lo
     throw error
   })
   const queue = bullmqQueue(producer, { prefix: config.prefix, log, watch })
-  const publisher = redisDoorbell(producerRedis(config.url, log), { log })
+  const doorbell = redisDoorbell(producerRedis(config.url, log), { log })
   return {
     queue,
-    publisher,
+    doorbell,
     async close() {
       watch.stop()
-      await Promise.all([queue.close(), publisher.close()])
+      await Promise.all([queue.close(), doorbell.close()])
     },
   }
 }

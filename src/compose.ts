@@ -13,10 +13,11 @@ import type { Config, IssuerConfig } from './config-schema.js'
 import type { Audience } from './domain/capability.js'
 import type { CredentialId } from './domain/ids.js'
 import type { Secret } from './domain/secret.js'
+import type { Doorbell } from './feed/doorbell.js'
 import { createLog, type Logger } from './log.js'
 import { createMetrics, type Metrics } from './metrics.js'
 import { cedarPolicy } from './policy/cedar.js'
-import type { Attestor, JobQueue, RevocationPublisher, Store } from './ports.js'
+import type { Attestor, JobQueue, Store } from './ports.js'
 import { retention, wrapperOf } from './signers/configured.js'
 import { type LoadedSigner, openRing } from './signers/key-ring.js'
 import { sealDigest } from './signers/sealed.js'
@@ -30,7 +31,7 @@ export interface App {
   readonly store: Store
   readonly signer: LoadedSigner
   readonly queue: JobQueue
-  readonly publisher: RevocationPublisher
+  readonly doorbell: Doorbell
   readonly audiences: readonly (Audience & { readonly secret: Secret | null })[]
   readonly sealDigest: (digest: string) => string
   readonly log: Logger
@@ -73,7 +74,7 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
       genericClaims: genericClaims(config.issuers),
       log,
     })
-    const { queue, publisher, close: closeQueue } = await composeQueue(config, log)
+    const { queue, doorbell, close: closeQueue } = await composeQueue(config, log)
     closing.push(closeQueue)
     const isLive = async (id: CredentialId) => (await store.credentials.live(id)) !== null
     const { engines, reconcilables, close } = await composeEngines(config, {
@@ -96,7 +97,7 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
       reconcilables,
       signer,
       queue,
-      publisher,
+      publisher: doorbell,
       capabilities: new Map(capabilities.map(c => [c.name, c])),
       audiences: new Map(toAudiences(config).map(a => [a.name, a])),
       issuers: new Map(
@@ -117,7 +118,7 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
       store,
       signer,
       queue,
-      publisher,
+      doorbell,
       audiences: toAudiences(config).map((a, i) => ({ ...a, secret: config.audiences[i]?.secret ?? null })),
       sealDigest: seal,
       log,

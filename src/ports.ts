@@ -7,7 +7,8 @@ import type { AuditEvent, AuditKind, AuditRow } from './domain/audit.js'
 import type { RevocationClass } from './domain/capability.js'
 import type { Claim, Closed, Credential, CredentialFilter, CredentialState, Handle, Probe } from './domain/credential.js'
 import type { Decision, Explanation, Grant, PolicyAnswer, PolicyRequest } from './domain/decision.js'
-import type { CredentialId, DecisionId, OperatorId, PlanId, PolicyId, QuarantineId, ReceiptId, RevocationId, SignalId, TaskId } from './domain/ids.js'
+import type { Attendance, Guard, GuardInstance } from './domain/guard.js'
+import type { CredentialId, DecisionId, GuardId, OperatorId, PlanId, PolicyId, QuarantineId, ReceiptId, RevocationId, SignalId, TaskId } from './domain/ids.js'
 import type { Operator, Role } from './domain/operator.js'
 import type { Outcome, Plan, Reach } from './domain/plan.js'
 import type { NewQuarantine, Quarantine } from './domain/quarantine.js'
@@ -198,6 +199,8 @@ export interface RevocationLog {
    */
   commit(selector: Selector, reason: Reason, options: CommitOptions): Promise<Revocation>
   get(id: RevocationId): Promise<Revocation | null>
+  /** The `seq` of the last committed act: what `since` answers afterwards holds everything up to it. */
+  seq(): Promise<number>
   byReceipt(id: ReceiptId): Promise<Revocation | null>
   /** The act that ended this credential or task. */
   endedBy(selector: Selector): Promise<Revocation | null>
@@ -303,6 +306,19 @@ export interface KeyStore {
   promote(kid: string, retainSeconds: number, context: Context): Promise<void>
 }
 
+export interface GuardStore {
+  /** Throws `conflict` for a name that is taken. */
+  add(guard: { id: GuardId; name: string }, keyDigest: string, context: Context): Promise<Guard>
+  byKey(keyDigest: string): Promise<Guard | null>
+  list(): Promise<readonly Guard[]>
+  disable(id: GuardId, context: Context): Promise<Guard>
+  /** Notes what instances have applied, each never backwards. Answers the guards among them that are disabled. */
+  seen(instances: readonly Omit<GuardInstance, 'seenAt'>[]): Promise<readonly GuardId[]>
+  instances(): Promise<readonly GuardInstance[]>
+  /** Of the instances that are there, how many have applied this `seq`. */
+  attendance(seq: number): Promise<Attendance>
+}
+
 /** The durable truth. */
 export interface Store {
   readonly kind: 'postgres' | 'pglite' | 'memory'
@@ -316,6 +332,7 @@ export interface Store {
   readonly decisions: DecisionLog
   readonly signals: SignalStore
   readonly operators: OperatorStore
+  readonly guards: GuardStore
   readonly keys: KeyStore
   readonly replay: ReplayGuard
   readonly clock: Clock
@@ -347,4 +364,27 @@ export interface JobQueue {
 export interface RevocationPublisher {
   publish(seq: number): Promise<void>
   close(): Promise<void>
+}
+
+/** Those who follow a replica's feed: what they are sent is text of the feed's own format (docs/http-api.md, Feed). */
+export interface Follower {
+  readonly guard: GuardId
+  readonly instance: string
+  /** False when it cannot keep up: it is ended, and comes again. */
+  send(text: Buffer): boolean
+  /** Waits until what was sent has gone out. */
+  drained(): Promise<void>
+  end(): void
+}
+
+/** One replica's view of what has been revoked: read from the truth by `seq`, hurried by the doorbell. */
+export interface Feed {
+  readonly seq: number
+  /** Since the truth was last read, in milliseconds. */
+  staleMs(): number
+  entries(): Iterable<FeedEntry>
+  /** Sends what came after `seq`, or everything when that is null or too long ago, and then every act as it comes. Answers how to stop. */
+  follow(follower: Follower, after: number | null): () => void
+  /** An instance says that it has applied everything up to `seq`. */
+  acknowledge(guard: GuardId, instance: string, seq: number): void
 }

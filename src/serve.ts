@@ -2,10 +2,12 @@
 import type { App } from './compose.js'
 import { CurfewError } from './domain/errors.js'
 import { byBroker } from './domain/revocation.js'
+import { type Replica, startReplica } from './feed/replica.js'
 import { createApp } from './http/app.js'
 import { createInternalApp, type Listener, listen } from './http/listen.js'
 import type { Doors } from './http/route.js'
 import { type Loops, startLoops } from './loops.js'
+import type { Feed } from './ports.js'
 import { readinessOf } from './readiness.js'
 
 export interface Serving {
@@ -14,7 +16,18 @@ export interface Serving {
   stop(): Promise<void>
 }
 
-export function doorsOf(app: App): Doors {
+/** This replica's view of what is revoked: read by `seq`, hurried by the doorbell. */
+export const feedOf = (app: App): Replica =>
+  startReplica({
+    revocations: app.store.revocations,
+    guards: app.store.guards,
+    clock: app.store.clock,
+    pollMs: app.config.timers.pollMs,
+    listen: onRing => app.doorbell.listen(onRing),
+    log: app.log,
+  })
+
+export function doorsOf(app: App, feed: Feed): Doors {
   return {
     broker: app.broker,
     store: app.store,
@@ -26,13 +39,15 @@ export function doorsOf(app: App): Doors {
     hooks: app.config.hooks,
     hookCounted: app.deps.meter.hook,
     sealDigest: app.sealDigest,
+    feed,
     readiness: () => readinessOf(app),
     log: app.log,
   }
 }
 
 export async function serve(app: App): Promise<Serving> {
-  const doors = doorsOf(app)
+  const feed = feedOf(app)
+  const doors = doorsOf(app, feed)
   const api: Listener = await listen(createApp(doors), app.config.server.listen, app.config.server.maxConnections)
   const inner: Listener = await listen(
     createInternalApp(doors, () => app.metrics.text(app.store, { keyAgeSeconds: app.signer.ageSeconds() })),
@@ -45,6 +60,8 @@ export async function serve(app: App): Promise<Serving> {
     address: api.address,
     internal: inner.address,
     async stop() {
+      // The followers first: a stream has no end that a listener could wait for.
+      await feed.stop()
       await Promise.all([api.close(), loops.stop()])
       await inner.close()
     },

@@ -79,7 +79,7 @@ export const ROOMS: Readonly<Record<string, { readonly may: readonly string[]; r
   compose: { may: [...NOUNS, 'broker', 'config', 'log', 'metrics', ...ADAPTERS], because: 'it names implementations, and nothing that stands above it' },
   readiness: { may: [...NOUNS, 'broker', 'compose', 'http', 'log'], because: 'it answers over a composed app' },
   serve: {
-    may: [...NOUNS, 'broker', 'config', 'compose', 'http', 'log', 'loops', 'metrics', 'readiness'],
+    may: [...NOUNS, 'broker', 'config', 'compose', 'feed', 'http', 'log', 'loops', 'metrics', 'readiness'],
     because: 'it hangs doors and loops on a composed app',
   },
   cli: {

@@ -14,10 +14,11 @@ import { newId } from '../src/domain/ids.js'
 import type { Role } from '../src/domain/operator.js'
 import { newOperatorToken, operatorTokenDigest } from '../src/domain/operator-token.js'
 import type { MemoryEngine } from '../src/engines/memory.js'
+import type { Replica } from '../src/feed/replica.js'
 import { createApp } from '../src/http/app.js'
 import { createLog } from '../src/log.js'
 import type { MemoryQueue } from '../src/queue/memory.js'
-import { doorsOf } from '../src/serve.js'
+import { doorsOf, feedOf } from '../src/serve.js'
 import { checkMigrations, MIGRATIONS, migrate, readMigrations } from '../src/store/migrate.js'
 import { connect, storeOver } from '../src/store/open.js'
 
@@ -58,6 +59,7 @@ export async function keyedIssuer(alg: 'ES256' | 'RS256' | 'EdDSA', kid: string)
 export interface House {
   readonly app: App
   readonly http: Express
+  readonly feed: Replica
   readonly queue: MemoryQueue
   readonly database: MemoryEngine
   readonly github: KeyedIssuer
@@ -106,12 +108,14 @@ export async function makeHouse(
       app.broker.destroy(job.credential, job.version, AbortSignal.timeout(10_000)),
     signal: async (job: { signal: Parameters<typeof app.broker.handleSignal>[0] }) => void (await app.broker.handleSignal(job.signal)),
   }
+  const feed = feedOf(app)
   let ahead = 0
   const now = () => Math.floor(app.store.clock.now().getTime() / 1000)
 
   return {
     app,
-    http: createApp(doorsOf(app)),
+    http: createApp(doorsOf(app, feed)),
+    feed,
     queue,
     database: app.deps.engines.get('memory') as MemoryEngine,
     github,
@@ -187,6 +191,7 @@ export async function makeHouse(
     },
     audits: kind => app.store.audit.list({ limit: 200, ...(kind ? { kind: kind as 'request.refused' } : {}) }),
     async close() {
+      await feed.stop()
       await app.close()
       rmSync(dir, { recursive: true, force: true })
     },

@@ -1,7 +1,8 @@
 /** Verb: issue. Write down what you are about to make, make it, write down that you made it, hand it over: in that order and no other. */
 
 import { fp } from '#failpoint'
-import type { Credential } from '../domain/credential.js'
+import type { Credential, Handle } from '../domain/credential.js'
+import { within } from '../domain/deadline.js'
 import { Grant, type GrantTerms } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import { newId } from '../domain/ids.js'
@@ -31,6 +32,9 @@ export interface Issued {
   readonly credential: Credential
   readonly secret: Secret
 }
+
+/** To undo what no row leads to. */
+const UNDO_MS = 5_000
 
 /** Handed over within this of being settled, or revoked instead: a process that slept must not deliver (security.md 3.3). */
 const HAND_OVER_MS = 10_000
@@ -103,16 +107,16 @@ async function signAndRecord(deps: BrokerDeps, engine: CredentialEngine, grant: 
 async function makeAndSettle(deps: BrokerDeps, engine: CredentialEngine, grant: Grant, options: IntendOptions, signal: AbortSignal): Promise<Issued> {
   const { credentials } = deps.store
   let credential = await credentials.intend(grant, options)
+  let unrecorded: Handle | null = null
   try {
     await fp('issue.3')
     const handle = engine.prepare ? await engine.prepare(grant, signal) : null
     await fp('issue.4a')
     if (handle) {
-      const recorded = await credentials.recordHandle(credential, handle)
-      if (!recorded) {
-        await engine.destroy({ ...credential, handle }, signal)
-        throw overtaken()
-      }
+      unrecorded = handle
+      const recorded = await recordHandle(deps, credential, handle)
+      if (!recorded) throw overtaken()
+      unrecorded = null
       credential = recorded
     }
     await fp('issue.4b')
@@ -133,10 +137,26 @@ async function makeAndSettle(deps: BrokerDeps, engine: CredentialEngine, grant: 
     return { credential: active, secret: minted.secret }
   } catch (cause) {
     if (!(cause instanceof CurfewError)) deps.meter.engineFailed(engine.kind, 'issue')
+    // No row leads to it: whoever holds the handle destroys it, and its own short life ends it where that fails.
+    if (unrecorded)
+      await engine
+        .destroy({ ...credential, handle: unrecorded }, within(UNDO_MS))
+        .catch(error => deps.log.warn({ err: error, credential: credential.id }, 'what no row knows of is left to its own end'))
     // The caller hears the first cause.
     await revoke(deps, { kind: 'credential', key: credential.id }, 'issuance_failed', { actor: byBroker('issue'), requestId: options.context.requestId }).catch(
       error => deps.log.warn({ err: error, credential: credential.id }, 'a failed issue is left to the sweep'),
     )
+    throw cause
+  }
+}
+
+/** Whether it was written may be unknown: then the row says (security.md 3.3, 4b). Null: overtaken. */
+async function recordHandle(deps: BrokerDeps, credential: Credential, handle: Handle): Promise<Credential | null> {
+  try {
+    return await deps.store.credentials.recordHandle(credential, handle)
+  } catch (cause) {
+    const row = await deps.store.credentials.get(credential.id).catch(() => null)
+    if (row?.state === 'pending' && row.version === credential.version + 1 && row.handle) return row
     throw cause
   }
 }

@@ -1,5 +1,6 @@
 /** Verb: say what became of a revocation, and sign it. A receipt is true of the moment it was made at; `final` says that nothing is left. */
 import { CurfewError } from '../domain/errors.js'
+import type { Attendance } from '../domain/guard.js'
 import { isId } from '../domain/ids.js'
 import type { Outcome } from '../domain/plan.js'
 import type { Revocation } from '../domain/revocation.js'
@@ -23,7 +24,7 @@ export async function receipt(deps: BrokerDeps, id: string): Promise<Receipt> {
   const found = isId('receipt', id) ? await revocations.byReceipt(id) : isId('revocation', id) ? await revocations.get(id) : null
   if (!found) throw new CurfewError('not_found', 'no such receipt', { reason: 'not_found' })
   const outcome = await revocations.outcome(found.id)
-  const claims = claimsOf(deps, found, outcome)
+  const claims = claimsOf(deps, found, outcome, await deps.store.guards.attendance(found.seq))
   const { token } = await deps.signer.sign('receipt', RECEIPT_TYP, claims, 'ES256')
   return { revocation: found, outcome, claims, signed: token }
 }
@@ -31,7 +32,7 @@ export async function receipt(deps: BrokerDeps, id: string): Promise<Receipt> {
 const probedOf = (looked: Outcome['looked']) =>
   Object.fromEntries(['lease', 'accessor', 'role', 'sessions', 'introspection', 'expiry'].map(what => [what, looked[what] ?? 0]))
 
-function claimsOf(deps: BrokerDeps, r: Revocation, o: Outcome) {
+function claimsOf(deps: BrokerDeps, r: Revocation, o: Outcome, guards: Attendance) {
   const selected = o.revoking + o.stuck + o.revoked
   return {
     iss: deps.serverUrl,
@@ -48,11 +49,11 @@ function claimsOf(deps: BrokerDeps, r: Revocation, o: Outcome) {
     credentials: { selected, revoked: o.revoked, revoking: o.revoking, stuck: o.stuck },
     probed: probedOf(o.looked),
     not_probed: o.notProbed,
-    // Verifiers that ask introspection refuse with the commit; those that hold the feed will be counted here.
-    guards: { applied: 0, of: 0 },
+    // Verifiers that ask introspection refuse with the commit; those that hold the feed say when.
+    guards: { applied: guards.applied, of: guards.of, slowest_ms: guards.slowestMs === null ? null : Math.round(guards.slowestMs) },
     exposed: o.exposed.map(e => ({ credential: e.credential, capability: e.capability, until: e.until.toISOString() })),
     exposed_total: o.exposedTotal,
     exposed_until: o.exposedUntil?.toISOString() ?? null,
-    final: o.closed && o.revoking === 0 && o.stuck === 0,
+    final: o.closed && o.revoking === 0 && o.stuck === 0 && guards.applied === guards.of,
   }
 }

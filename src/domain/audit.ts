@@ -36,6 +36,8 @@ export const AUDIT_KINDS = [
   'operator.added',
   'operator.disabled',
   'operator.refused',
+  'guard.added',
+  'guard.disabled',
   'policy.loaded',
   'policy.refused',
   'reconcile.finding',

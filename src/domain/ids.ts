@@ -14,6 +14,7 @@ const PREFIXES = {
   signal: 'sig',
   policy: 'pol',
   operator: 'opr',
+  guard: 'grd',
   grant: 'grn',
 } as const
 
@@ -32,6 +33,7 @@ export type PolicyId = Id<'policy'>
 export type ReceiptId = Id<'receipt'>
 export type PlanId = Id<'plan'>
 export type QuarantineId = Id<'quarantine'>
+export type GuardId = Id<'guard'>
 export type OperatorId = Id<'operator'>
 
 /** Crockford's alphabet in lower case: no i, l, o, u, so that an id read aloud at 3 a.m. is the id that is typed. */

@@ -20,6 +20,7 @@ export const RIGHTS = {
   'signals.read': ['responder', 'admin', 'auditor'],
   'keys.write': ['admin'],
   'operators.write': ['admin'],
+  'guards.write': ['admin'],
 } as const satisfies Record<string, readonly Role[]>
 export type Right = keyof typeof RIGHTS
 

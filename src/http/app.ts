@@ -3,6 +3,7 @@ import express, { type Express } from 'express'
 import helmet from 'helmet'
 import { CurfewError } from '../domain/errors.js'
 import { credentialRoutes } from './credentials.js'
+import { feedRoutes } from './feed.js'
 import { hookRoutes } from './hooks.js'
 import { metadataRoutes } from './metadata.js'
 import { oauthRoutes } from './oauth.js'
@@ -29,6 +30,7 @@ export function createApp(doors: Doors): Express {
   revocationRoutes(app, doors)
   quarantineRoutes(app, doors)
   signalRoutes(app, doors)
+  feedRoutes(app, doors)
   hookRoutes(app, doors)
   app.use((req, res) =>
     refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })),

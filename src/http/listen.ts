@@ -1,5 +1,5 @@
 /** Owns the listeners: limits against slow and idle clients (H06), and the internal one for metrics and the whole truth about health. */
-import { createServer, type Server } from 'node:http'
+import { createServer, type Server, type ServerResponse } from 'node:http'
 import express, { type Express } from 'express'
 import type { Doors } from './route.js'
 import { nameRequest } from './route.js'
@@ -57,9 +57,13 @@ function split(at: string): { host: string; port: number } {
 
 /** Requests in flight get a moment; then the sockets are closed. */
 function drain(server: Server): Promise<void> {
+  // A kept connection would be served on and cut in the middle of something: each answer says that it is the last (F41).
+  server.prependListener('request', (_req, res: ServerResponse) => res.setHeader('Connection', 'close'))
   return new Promise(resolve => {
+    const idle = setInterval(() => server.closeIdleConnections(), 100)
     const timer = setTimeout(() => server.closeAllConnections(), 5_000)
     server.close(() => {
+      clearInterval(idle)
       clearTimeout(timer)
       resolve()
     })

@@ -12,10 +12,11 @@ import type { AuditKind } from '../domain/audit.js'
 import type { Audience, Capability } from '../domain/capability.js'
 import { within } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
+import type { Guard } from '../domain/guard.js'
 import { may, type Operator, type Right } from '../domain/operator.js'
-import { operatorTokenDigest } from '../domain/operator-token.js'
+import { looksLikeGuardKey, operatorTokenDigest } from '../domain/operator-token.js'
 import type { Secret } from '../domain/secret.js'
-import type { Signer, Store } from '../ports.js'
+import type { Feed, Signer, Store } from '../ports.js'
 import { tell } from './problem.js'
 import { authorization, formBody, headerValues, jsonBody } from './request.js'
 
@@ -32,6 +33,7 @@ export interface Doors {
   readonly hookCounted: (source: string, result: string) => void
   /** Seals a digest as the store keeps it: a stolen database must not help to guess a token (security.md 4, secrets at rest). */
   readonly sealDigest: (digest: string) => string
+  readonly feed: Feed
   readonly readiness: () => Promise<Readiness>
   readonly log: Log
 }
@@ -46,6 +48,7 @@ export type Caller =
   | { readonly kind: 'anyone' }
   | { readonly kind: 'holder'; readonly holder: Holder }
   | { readonly kind: 'operator'; readonly operator: Operator }
+  | { readonly kind: 'guard'; readonly guard: Guard }
 
 export interface Call<B, Q> {
   readonly body: B
@@ -63,13 +66,15 @@ export interface Answer {
   readonly status: number
   readonly body?: unknown
   readonly headers?: Readonly<Record<string, string>>
+  /** Takes the response over, for what has no end of its own. */
+  readonly stream?: (res: Response) => void
 }
 
 export interface Route<B, Q> {
   readonly method: 'get' | 'post' | 'delete'
   readonly path: string
   /** `public`: anyone, or a caller that the answer itself authenticates; `holder`: a task token; a right: an operator; several: any of them. */
-  readonly who: 'public' | { readonly holder?: true; readonly operator?: Right }
+  readonly who: 'public' | { readonly holder?: true; readonly operator?: Right; readonly guard?: true }
   readonly oauth?: true
   readonly json?: z.ZodType<B>
   readonly form?: z.ZodType<B>
@@ -115,7 +120,8 @@ export function nameRequest(req: Request, res: Response, next: () => void): void
 
 function send(res: Response, answer: Answer): void {
   for (const [name, value] of Object.entries(answer.headers ?? {})) res.setHeader(name, value)
-  if (answer.body === undefined) res.status(answer.status).end()
+  if (answer.stream) answer.stream(res.status(answer.status))
+  else if (answer.body === undefined) res.status(answer.status).end()
   else res.status(answer.status).json(answer.body)
 }
 
@@ -169,11 +175,20 @@ async function callerOf(doors: Doors, who: Route<never, never>['who'], req: Requ
   if (who === 'public') return { kind: 'anyone' }
   const given = authorization(req)
   if (who.holder && given?.scheme === 'dpop') return { kind: 'holder', holder: await doors.broker.recognizeHolder(given.value, presented, taskId) }
+  if (who.guard && given?.scheme === 'bearer') return { kind: 'guard', guard: await guardBy(doors, given.value) }
   if (who.operator && given?.scheme === 'bearer') return { kind: 'operator', operator: await operatorBy(doors, given.value, who.operator) }
-  throw new CurfewError('attestation_refused', who.holder ? 'a task token and a proof of its key are required' : 'an operator token is required', {
+  const wanted = who.holder ? 'a task token and a proof of its key are required' : who.guard ? 'a guard key is required' : 'an operator token is required'
+  throw new CurfewError('attestation_refused', wanted, {
     reason: 'credentials_missing',
     field: 'Authorization',
   })
+}
+
+async function guardBy(doors: Doors, key: string): Promise<Guard> {
+  const guard = looksLikeGuardKey(key) ? await doors.store.guards.byKey(doors.sealDigest(operatorTokenDigest(key))) : null
+  if (!guard || guard.disabledAt)
+    throw new CurfewError('attestation_refused', 'this is no guard key of this broker', { reason: 'guard_refused', field: 'Authorization' })
+  return guard
 }
 
 async function operatorBy(doors: Doors, token: string, right: Right): Promise<Operator> {

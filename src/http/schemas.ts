@@ -150,6 +150,8 @@ export const revocationBody = z
   .refine(b => (b.selector === undefined) !== (b.plan === undefined), { message: 'must name either a selector or a plan', path: ['selector'] })
 export const planBody = z.strictObject({ selector, reason: line(500).optional() })
 export const quarantineBody = z.strictObject({ selector, ttl_seconds: seconds(1, 2_592_000), message: line(500).optional() })
+export const ackBody = z.strictObject({ seq: z.int().min(0) })
+export const guardBody = z.strictObject({ name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be letters, digits and . _ -') })
 export const reasonBody = z.strictObject({ reason: line(500) })
 export const findBody = z.strictObject({ digest: z.string().regex(/^[A-Za-z0-9_-]{43}$/, 'must be a SHA-256 in base64url') })
 export const signalBody = z.strictObject({

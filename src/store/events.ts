@@ -208,6 +208,14 @@ export const keyEvent = (kind: 'key.created' | 'key.activated' | 'key.retired', 
   data,
 })
 
+export const guardEvent = (kind: 'guard.added' | 'guard.disabled', id: string, data: Record<string, unknown>, context: Context): AuditEvent => ({
+  kind,
+  ...by(context),
+  subject: id,
+  reason: null,
+  data,
+})
+
 export const operatorEvent = (kind: 'operator.added' | 'operator.disabled', id: string, data: Record<string, unknown>, context: Context): AuditEvent => ({
   kind,
   ...by(context),

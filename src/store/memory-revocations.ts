@@ -52,6 +52,7 @@ export function memoryRevocations(state: State): RevocationLog {
       return revocation
     },
     get: async id => find(r => r.id === id),
+    seq: async () => state.revocations.length,
     byReceipt: async id => find(r => r.receipt === id),
     async endedBy({ kind, key }) {
       const by = kind === 'credential' ? state.credentials.get(key)?.revocation : kind === 'task' ? state.tasks.get(key)?.revocation : null

@@ -6,6 +6,7 @@ import type { AuditLog, DecisionLog, KeyStore, OperatorStore, SignalStore, Store
 import { keyEvent, operatorEvent, signalHandled, signalHeld, signalJudged, signalReceived } from './events.js'
 import { MARK_MARGIN, markKey, mayMeet } from './marks.js'
 import { memoryCredentials } from './memory-credentials.js'
+import { memoryGuards } from './memory-guards.js'
 import { memoryPlans, memoryQuarantines } from './memory-plans.js'
 import { memoryRevocations } from './memory-revocations.js'
 import { memoryRuns } from './memory-runs.js'
@@ -34,6 +35,7 @@ export function memoryStore({ now, sealDigest }: MemoryStoreOptions): Store {
     decisions: memoryDecisions(state),
     signals: memorySignals(state),
     operators: memoryOperators(state),
+    guards: memoryGuards(state),
     keys: memoryKeys(state),
     replay: {
       async seen(mark) {

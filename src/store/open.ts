@@ -9,6 +9,7 @@ import { databaseClock } from './clock.js'
 import { credentialStore, oneByOne } from './credentials.js'
 import { decisionLog } from './decisions.js'
 import { groupCommit } from './group-commit.js'
+import { guardStore } from './guards.js'
 import { keyStore } from './keys.js'
 import type { Log } from './log.js'
 import { forgetMarks, replayGuard } from './marks.js'
@@ -106,6 +107,7 @@ export async function storeOver(
     decisions: decisionLog(main),
     signals: signalStore(main),
     operators: operatorStore(main),
+    guards: guardStore(main),
     keys: keyStore(main),
     replay: replayGuard(main),
     clock,

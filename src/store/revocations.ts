@@ -55,6 +55,10 @@ export function revocationLog(sql: Sql): RevocationLog {
       return (await one('select * from curfew.revocations where id = $1', [first.revocation.id])) as Revocation
     },
     get: id => one('select * from curfew.revocations where id = $1', [id]),
+    async seq() {
+      const [row] = await sql.query<{ value: number }>(`select value from curfew.counters where name = 'seq'`)
+      return row?.value ?? 0
+    },
     byReceipt: id => one('select * from curfew.revocations where receipt = $1', [id]),
     async endedBy(selector) {
       if (selector.kind !== 'credential' && selector.kind !== 'task') return null

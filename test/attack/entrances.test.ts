@@ -78,7 +78,7 @@ describe('evidence, at every door that takes it, of issuers with ES256, RS256 an
       try {
         const { task, token } = held.get('es') as Held
         const path = `/v1/tasks/${task}/credentials`
-        const answer = await http({ ...house, http: createApp(doorsOf(again)) })
+        const answer = await http({ ...house, http: createApp(doorsOf(again, house.feed)) })
           .post(path)
           .set('Authorization', `DPoP ${token}`)
           .set('DPoP', await ci.proof('POST', path, token))

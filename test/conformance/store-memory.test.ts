@@ -4,6 +4,7 @@ import { testBatches } from './store/batches.js'
 import { testCredentials } from './store/credentials.js'
 import { testDelegation } from './store/delegation.js'
 import { sealed } from './store/fixtures.js'
+import { testGuards } from './store/guards.js'
 import { testRecords } from './store/records.js'
 import { testResponders } from './store/responders.js'
 import { testRevocations } from './store/revocations.js'
@@ -26,6 +27,7 @@ testCredentials('memory', make)
 testBatches('memory', make)
 testRevocations('memory', make)
 testRuns('memory', make)
+testGuards('memory', make)
 testResponders('memory', make)
 testDelegation('memory', make)
 testRecords('memory', make)

@@ -3,6 +3,7 @@ import { afterAll, beforeAll } from 'vitest'
 import { testBatches } from './store/batches.js'
 import { testCredentials } from './store/credentials.js'
 import { testDelegation } from './store/delegation.js'
+import { testGuards } from './store/guards.js'
 import { pgliteHouse, type SqlHouse } from './store/houses.js'
 import { testRecords } from './store/records.js'
 import { testResponders } from './store/responders.js'
@@ -23,6 +24,7 @@ testCredentials('PGlite', make)
 testBatches('PGlite', make)
 testRevocations('PGlite', make)
 testRuns('PGlite', make)
+testGuards('PGlite', make)
 testResponders('PGlite', make)
 testDelegation('PGlite', make)
 testRecords('PGlite', make)

@@ -11,9 +11,11 @@ import type { Store } from '../../src/ports.js'
 import { checkMigrations, migrate, readMigrations } from '../../src/store/migrate.js'
 import { connect, openStore } from '../../src/store/open.js'
 import { CUTOFF_LOCK, type Sql } from '../../src/store/sql.js'
+import { testBatches } from '../conformance/store/batches.js'
 import { testCredentials } from '../conformance/store/credentials.js'
 import { testDelegation } from '../conformance/store/delegation.js'
 import { active, context, grantFor, mark, minted, openTask, operator, pending, sealed } from '../conformance/store/fixtures.js'
+import { testGuards } from '../conformance/store/guards.js'
 import { emptied, houseOver, MIGRATIONS, quiet, type SqlHouse } from '../conformance/store/houses.js'
 import { testRecords } from '../conformance/store/records.js'
 import { testResponders } from '../conformance/store/responders.js'
@@ -42,8 +44,10 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
   const make = () => house.make()
   testTasks('PostgreSQL', make)
   testCredentials('PostgreSQL', make)
+  testBatches('PostgreSQL', make)
   testRevocations('PostgreSQL', make)
   testRuns('PostgreSQL', make)
+  testGuards('PostgreSQL', make)
   testResponders('PostgreSQL', make)
   testDelegation('PostgreSQL', make)
   testRecords('PostgreSQL', make)

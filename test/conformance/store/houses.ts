@@ -16,6 +16,8 @@ const TABLES = [
   'revocations',
   'plans',
   'quarantines',
+  'guards',
+  'guard_instances',
   'tombstones',
   'marks',
   'idempotency',

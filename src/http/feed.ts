@@ -1,0 +1,145 @@
+/** Owns the feed's doors: what is revoked, to those who refuse by themselves; their acknowledgements; and their keys. */
+import { once } from 'node:events'
+import type { Express, Request, Response } from 'express'
+import { notFound } from '../broker/holder.js'
+import { CurfewError } from '../domain/errors.js'
+import { GONE_AFTER, type Guard, type GuardInstance } from '../domain/guard.js'
+import { isId, newId } from '../domain/ids.js'
+import { newGuardKey, operatorTokenDigest } from '../domain/operator-token.js'
+import { writtenEntry } from '../domain/selector.js'
+import type { Follower } from '../ports.js'
+import { singleHeader } from './request.js'
+import { type Caller, type Doors, operatorOf, route } from './route.js'
+import { ackBody, guardBody } from './schemas.js'
+
+/** What may wait for one guard before it is taken for lost: it comes again and is sent everything. Bytes. */
+const BACKLOG = 4_194_304
+
+export function feedRoutes(app: Express, doors: Doors): void {
+  const { feed, store } = doors
+
+  route(app, doors, {
+    method: 'get',
+    path: '/v1/feed',
+    who: { guard: true },
+    answer: async ({ caller, req }) => {
+      const guard = guardOf(caller)
+      if (!/\btext\/event-stream\b/.test(singleHeader(req, 'accept') ?? '')) {
+        return { status: 200, body: { seq: feed.seq, stale_ms: Math.round(feed.staleMs()), entries: [...feed.entries()].map(writtenEntry) } }
+      }
+      const instance = instanceOf(req)
+      const after = lastEventId(req)
+      return {
+        status: 200,
+        headers: { 'Content-Type': 'text/event-stream', 'X-Accel-Buffering': 'no' },
+        stream: res => {
+          // The first byte tells that the line stands, before there is anything to say.
+          res.flushHeaders()
+          const gone = feed.follow(followerOf(res, guard, instance), after)
+          res.on('close', gone)
+        },
+      }
+    },
+  })
+
+  route(app, doors, {
+    method: 'post',
+    path: '/v1/feed/acks',
+    who: { guard: true },
+    json: ackBody,
+    answer: async ({ caller, body, req }) => {
+      feed.acknowledge(guardOf(caller).id, instanceOf(req), Math.min(body.seq, feed.seq))
+      return { status: 204 }
+    },
+  })
+
+  route(app, doors, {
+    method: 'post',
+    path: '/v1/guards',
+    who: { operator: 'guards.write' },
+    json: guardBody,
+    answer: async ({ body, caller, requestId }) => {
+      const key = newGuardKey()
+      const context = { requestId, actor: { kind: 'operator', id: operatorOf(caller).id } } as const
+      const text = key.reveal().token as string
+      const guard = await store.guards.add({ id: newId('guard'), name: body.name }, doors.sealDigest(operatorTokenDigest(text)), context)
+      return { status: 201, headers: { Location: `/v1/guards/${guard.id}` }, body: { guard: guardView(guard, [], doors), key: text } }
+    },
+  })
+
+  route(app, doors, {
+    method: 'get',
+    path: '/v1/guards',
+    who: { operator: 'credentials.read' },
+    answer: async () => {
+      const [guards, instances] = await Promise.all([store.guards.list(), store.guards.instances()])
+      return { status: 200, body: { seq: await store.revocations.seq(), guards: guards.map(g => guardView(g, instances, doors)) } }
+    },
+  })
+
+  route(app, doors, {
+    method: 'delete',
+    path: '/v1/guards/:id',
+    who: { operator: 'guards.write' },
+    answer: async ({ params, caller, requestId }) => {
+      if (!isId('guard', params.id)) throw notFound('no such guard')
+      const guard = await store.guards.disable(params.id, { requestId, actor: { kind: 'operator', id: operatorOf(caller).id } })
+      return { status: 200, body: { guard: guardView(guard, [], doors) } }
+    },
+  })
+}
+
+function guardOf(caller: Caller): Guard {
+  if (caller.kind !== 'guard') throw new TypeError('this route demands a guard')
+  return caller.guard
+}
+
+function instanceOf(req: Request): string {
+  const instance = singleHeader(req, 'curfew-guard-instance')
+  if (instance === undefined || !/^[A-Za-z0-9._-]{1,64}$/.test(instance))
+    throw new CurfewError('malformed', 'must name this process, in 1 to 64 of A-Z a-z 0-9 . _ -', {
+      reason: 'instance_invalid',
+      field: 'Curfew-Guard-Instance',
+    })
+  return instance
+}
+
+function lastEventId(req: Request): number | null {
+  const given = singleHeader(req, 'last-event-id')
+  if (given === undefined) return null
+  if (!/^\d{1,15}$/.test(given)) throw new CurfewError('malformed', 'must be a seq', { reason: 'seq_invalid', field: 'Last-Event-ID' })
+  return Number(given)
+}
+
+const followerOf = (res: Response, guard: Guard, instance: string): Follower => ({
+  guard: guard.id,
+  instance,
+  send(text) {
+    if (res.destroyed || res.writableEnded || res.writableLength > BACKLOG) return false
+    res.write(text)
+    return true
+  },
+  drained: async () => {
+    if (res.writableNeedDrain && !res.destroyed) await Promise.race([once(res, 'drain'), once(res, 'close')])
+  },
+  end: () => void res.destroy(),
+})
+
+function guardView(g: Guard, instances: readonly GuardInstance[], doors: Doors) {
+  const gone = doors.store.clock.now().getTime() - GONE_AFTER * 1000
+  return {
+    id: g.id,
+    name: g.name,
+    created_at: g.createdAt.toISOString(),
+    disabled_at: g.disabledAt?.toISOString() ?? null,
+    instances: instances
+      .filter(i => i.guard === g.id)
+      .map(i => ({
+        instance: i.instance,
+        seq: i.seq,
+        lag_ms: i.lagMs === null ? null : Math.round(i.lagMs),
+        seen_at: i.seenAt.toISOString(),
+        live: i.seenAt.getTime() > gone,
+      })),
+  }
+}
