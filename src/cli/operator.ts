@@ -1,10 +1,11 @@
 /** Owns `curfew operator`: the people and machines that run Curfew, each with a token that is shown once. */
-import { rmSync, writeFileSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { CliError, EXIT, usage } from './exit.js'
 import { type LocalFlags, loadConfig, localContext, openLocal, withConfig } from './local.js'
 import { type OutputFlags, withOutput } from './options.js'
 import { type Io, printer, table } from './output.js'
+import { writeSecret } from './secret-file.js'
 
 type Flags = LocalFlags & OutputFlags
 interface AddFlags extends Flags {
@@ -59,7 +60,7 @@ async function add(name: string, flags: AddFlags, io: Io): Promise<void> {
   try {
     const token = newOperatorToken().reveal().token as string
     // The file first: a token that could not be written must not belong to anybody.
-    if (flags.tokenFile !== undefined) writeToken(flags.tokenFile, token)
+    if (flags.tokenFile !== undefined) writeSecret(flags.tokenFile, token)
     const made = await local.store.operators
       .add({ id: newId('operator'), name, role: flags.role }, local.sealDigest(operatorTokenDigest(token)), localContext())
       .catch(error => {
@@ -71,15 +72,6 @@ async function add(name: string, flags: AddFlags, io: Io): Promise<void> {
     print.say(`${made.id} ${made.name}, ${made.role}: this token is not shown again`)
   } finally {
     await local.close()
-  }
-}
-
-function writeToken(path: string, token: string): void {
-  try {
-    writeFileSync(path, `${token}\n`, { mode: 0o600, flag: 'wx' })
-  } catch (cause) {
-    const there = (cause as NodeJS.ErrnoException).code === 'EEXIST'
-    throw new CliError(EXIT.usage, { code: 'usage', detail: there ? `${path} is there already` : `${path} cannot be written` }, { cause })
   }
 }
 

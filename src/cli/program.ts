@@ -27,6 +27,7 @@ const COMMANDS: readonly { readonly name: string; readonly summary: string; read
   { group: 'Administer:', name: 'migrate', summary: "bring the store's schema up to this release", load: () => import('./migrate.js') },
   { group: 'Administer:', name: 'config', summary: 'show or check the configuration', load: () => import('./config.js') },
   { group: 'Administer:', name: 'keys', summary: 'list or rotate signing keys', load: () => import('./keys.js') },
+  { group: 'Administer:', name: 'guard', summary: 'resource servers that hold the feed: keys, and how far each is', load: () => import('./guard.js') },
   { group: 'Administer:', name: 'operator', summary: 'add, list or disable operators', load: () => import('./operator.js') },
 ]
 
@@ -68,7 +69,7 @@ function rootCommand(io: Io): Command {
     .helpCommand(false)
   program.addHelpText(
     'after',
-    "\nExit: 0 done, 2 usage, 3 not proven, 4 denied, 5 approval needed, 6 unknown or ended,\n7 rate limited, 8 unreachable, 9 degraded, 10 partly done, 11 conflict.\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'",
+    "\nExit 0 done 2 usage 3 unproven 4 denied 5 ask 6 gone 7 limit 8 down 9 degraded 10 partly 11 conflict\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'",
   )
   return program
 }
