@@ -1,6 +1,7 @@
 /** Owns the issuer's public keys as a guard holds them: fetched from the issuer alone, kept for a day at most, and never exchanged under the same name. */
-import { type AdmittedKey, admitKeys } from '../domain/jwk.js'
+
 import { parseStrictBytes } from '../domain/json.js'
+import { type AdmittedKey, admitKeys } from '../domain/jwk.js'
 import { Refusal, refuse } from './errors.js'
 import { ask, type Outward } from './outward.js'
 import type { GuardLog } from './settings.js'
@@ -84,7 +85,11 @@ export function issuerKeys({ issuer, out, log, monotonic = () => performance.now
       // Whoever puts another key under a known name is not in control of the set, or not the issuer (H15): all of it is refused.
       if (names.has(kid) && names.get(kid) !== thumbprint) throw new Error('another key is published under a known name')
     }
-    for (const { kid, thumbprint } of keys) names.set(kid, thumbprint)
+    for (const { kid, thumbprint } of keys) {
+      // At the end of the order: what is published is forgotten last.
+      names.delete(kid)
+      names.set(kid, thumbprint)
+    }
     for (const kid of names.keys()) {
       if (names.size <= REMEMBERED) break
       names.delete(kid)
@@ -105,7 +110,8 @@ export function issuerKeys({ issuer, out, log, monotonic = () => performance.now
         failed = true
         // Perhaps it moved.
         metadata = null
-        if (!out.signal.aborted) log.error({ err, keys: held.size }, 'the keys of the issuer could not be read: those that are known are kept for a day at most')
+        if (!out.signal.aborted)
+          log.error({ err, keys: held.size }, 'the keys of the issuer could not be read: those that are known are kept for a day at most')
       } finally {
         flight = null
       }

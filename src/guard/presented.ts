@@ -60,7 +60,12 @@ export function addressOf(request: RequestLike, publicUrl: string, trustProxy: b
     const [proto, ...protos] = valuesOf(request, 'x-forwarded-proto')
     const [host, ...hosts] = valuesOf(request, 'x-forwarded-host')
     // Exactly one plain value each: of a list nobody could say which was the proxy's and which the caller's.
-    if (protos.length === 0 && hosts.length === 0 && /^https?$/.test(proto ?? '') && /^[A-Za-z0-9.-]+(:\d{1,5})?$|^\[[0-9A-Fa-f:]+\](:\d{1,5})?$/.test(host ?? ''))
+    if (
+      protos.length === 0 &&
+      hosts.length === 0 &&
+      /^https?$/.test(proto ?? '') &&
+      /^[A-Za-z0-9.-]+(:\d{1,5})?$|^\[[0-9A-Fa-f:]+\](:\d{1,5})?$/.test(host ?? '')
+    )
       return `${proto}://${host}${path}`
   }
   return publicUrl + path

@@ -75,9 +75,11 @@ const wrong = (name: string, says: string): never => {
 export function settle(options: GuardOptions): Settings {
   const issuer = address('issuer', options.issuer)
   const { audience, proof, guardKey } = options
-  if (typeof audience !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(audience)) wrong('audience', 'is required: this resource server as it is registered at Curfew')
+  if (typeof audience !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(audience))
+    wrong('audience', 'is required: this resource server as it is registered at Curfew')
   if (proof !== 'required' && proof !== 'if-bound' && proof !== 'off') wrong('proof', "is required: 'required', 'if-bound' or 'off'")
-  if (guardKey !== undefined && (typeof guardKey !== 'string' || !/^[\x21-\x7e]{1,512}$/.test(guardKey))) wrong('guardKey', 'must be a key of `curfew guard add`')
+  if (guardKey !== undefined && (typeof guardKey !== 'string' || !/^[\x21-\x7e]{1,512}$/.test(guardKey)))
+    wrong('guardKey', 'must be a key of `curfew guard add`')
   const introspection = options.introspection ?? null
   if (introspection && !(isText(introspection.client) && isText(introspection.secret) && !introspection.client.includes(':')))
     wrong('introspection', 'needs client, the name of the audience at Curfew, and its secret')
@@ -119,13 +121,15 @@ function revocationOf(options: GuardOptions, hasKey: boolean, canAsk: boolean): 
   whole('revocation.maxStaleMs', maxStaleMs, 1_000, 10_000)
   if (whenStale !== 'refuse' && whenStale !== 'introspect') wrong('revocation.whenStale', "must be 'refuse' or 'introspect'")
   if (whenStale === 'introspect' && !canAsk) wrong('introspection', "is required where revocation.whenStale is 'introspect'")
-  if (!hasKey && !canAsk) wrong('guardKey', 'or introspection is required: without both nobody tells what is revoked (`revocation: null` accepts that, in writing)')
+  if (!hasKey && !canAsk)
+    wrong('guardKey', 'or introspection is required: without both nobody tells what is revoked (`revocation: null` accepts that, in writing)')
   return { mode: hasKey ? 'bounded' : 'strict', maxStaleMs, whenStale }
 }
 
 function publicUrlOf({ publicUrl, audience, proof }: GuardOptions): string {
   if (publicUrl !== undefined) {
-    if (typeof publicUrl !== 'string' || !URL.canParse(publicUrl) || !/^https?:\/\/[^?#\s]+$/i.test(publicUrl)) wrong('publicUrl', 'must be an http URL without query and fragment')
+    if (typeof publicUrl !== 'string' || !URL.canParse(publicUrl) || !/^https?:\/\/[^?#\s]+$/i.test(publicUrl))
+      wrong('publicUrl', 'must be an http URL without query and fragment')
     return publicUrl.replace(/\/+$/, '')
   }
   if (/^https?:/i.test(audience) && URL.canParse(audience)) return new URL(audience).origin
