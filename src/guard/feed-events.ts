@@ -59,7 +59,13 @@ function entriesOf(list: unknown, seq: number): FeedEntry[] {
     const { kind, key, issued_before, until } = (entry ?? {}) as Record<string, unknown>
     if (!KINDS.has(kind)) return refuse('kind')
     if (typeof key !== 'string' || key === '' || (kind === 'all' && key !== '*')) return refuse('key')
-    return { seq, kind: kind as SelectorKind, key, issuedBefore: issued_before === undefined || issued_before === null ? null : time(issued_before), until: time(until) }
+    return {
+      seq,
+      kind: kind as SelectorKind,
+      key,
+      issuedBefore: issued_before === undefined || issued_before === null ? null : time(issued_before),
+      until: time(until),
+    }
   })
 }
 
