@@ -63,6 +63,9 @@ update curfew.signals set act = jsonb_set(act, '{kind}', '"quarantine"') where a
 update curfew.signals set act = act || '{"cap": 100}' where act->>'kind' = 'revoke';
 create index if not exists signals_held on curfew.signals (id) where held is not null and handled_at is null;
 
+-- What was replaced under its Idempotency-Key and no act names yet.
+create index if not exists credentials_untold on curfew.credentials (id) where revocation is null and reason = 'cancelled';
+
 -- Resource servers that hold the feed: of a key only the sealed digest, and of each process what it has applied.
 create table if not exists curfew.guards (
   id text collate "C" primary key,

@@ -170,6 +170,8 @@ export interface CredentialStore {
 
   /** Closes, in one act with reason `expired`, at most `limit` active rows whose time is up. */
   expire(limit: number): Promise<readonly Closed[]>
+  /** Replaced under their Idempotency-Key, and no act tells verifiers so yet. */
+  untold(limit: number): Promise<readonly CredentialId[]>
   /** Closes at most `limit` rows that a standing cut-off, an ended task or a lapsed mint window should have ended. Empty only when none is left. */
   closeOverdue(limit: number): Promise<readonly Closed[]>
   /** Rows to destroy now, oldest first: for those who enqueue or work. Claims nothing. */

@@ -19,6 +19,7 @@ import { evidenceMarks, identify } from './identify.js'
 import { remembered } from './open-task.js'
 import { tasksAbove } from './redeem.js'
 import { revoke } from './revoke.js'
+import { tellReplaced } from './tell-replaced.js'
 
 export interface CredentialAsk {
   readonly capability: string
@@ -75,7 +76,10 @@ export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk
     context,
   )
   const grant = Grant.from(decision, termsOf(deps, task, above, capability.name, ask.ttlSeconds))
-  return issueGrant(deps, grant, { marks: [proofMark], context, ...(ask.idempotency ? { idempotency: ask.idempotency } : {}) }, signal)
+  const issued = await issueGrant(deps, grant, { marks: [proofMark], context, ...(ask.idempotency ? { idempotency: ask.idempotency } : {}) }, signal)
+  // What this replaced is refused by introspection already; the sweep tells the others, should this not.
+  if (ask.idempotency) await tellReplaced(deps).catch(error => deps.log.warn({ err: error }, 'what was replaced is told by the sweep'))
+  return issued
 }
 
 /** The common road of all ways in: a grant, and what its transaction consumes and opens. */

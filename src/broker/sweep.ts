@@ -9,6 +9,7 @@ import { revoke } from './revoke.js'
 import { finishRun } from './run-ended.js'
 import { settleLocal } from './settle-local.js'
 import { handleSignal } from './signal.js'
+import { tellReplaced } from './tell-replaced.js'
 
 const BATCH = 200
 /** Destructions of one engine in flight: a sick backend holds its own few and starves no other. */
@@ -29,6 +30,7 @@ async function closeAll(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
   }
   await expireDue(deps, signal)
   await closeBehindActs(deps, signal)
+  await tellReplaced(deps)
   for (const due of await deps.store.signals.due(BATCH)) {
     if (signal.aborted) return
     await handleSignal(deps, due.id)

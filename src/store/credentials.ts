@@ -142,6 +142,13 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
           null,
         ),
       ),
+    async untold(limit) {
+      const rows = await sql.query<{ id: CredentialId }>(
+        `select id from curfew.credentials where revocation is null and reason = 'cancelled' and expires_at > (select curfew.now()) order by id limit $1`,
+        [limit],
+      )
+      return rows.map(r => r.id)
+    },
     closeOverdue: limit => closeOverdue(sql, limit),
 
     ...destroying(sql),

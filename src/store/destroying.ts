@@ -71,10 +71,11 @@ export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'c
       const looked = dead.map(({ credential, probe }) => ({ id: credential.id, version: credential.version, probe }))
       const rows = await sql.tx(tx =>
         tx.query<{ id: CredentialId }>(
-          `with dead as (
+          `with n as materialized (select curfew.now() as at),
+           dead as (
              update curfew.credentials c
              set state = 'revoked', version = c.version + 1, revoked_at = n.at, probe = m.probe, failure = null, next_attempt_at = null, claimed_until = null
-             from jsonb_to_recordset($1::jsonb) as m(id text, version int, probe jsonb), (select curfew.now() as at) n
+             from jsonb_to_recordset($1::jsonb) as m(id text, version int, probe jsonb), n
              where c.id = m.id and c.version = m.version and c.state in ('revoking', 'stuck') and (c.claimed_until is null or c.claimed_until < n.at)
              returning c.id, c.reason, c.revocation, c.attempts, c.probe, c.revoked_at),
            told as (${auditDead('dead', '$2')})

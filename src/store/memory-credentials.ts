@@ -134,6 +134,14 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
         null,
       )
     },
+    async untold(limit) {
+      const now = state.now()
+      const rows = [...state.credentials.values()].filter(c => c.revocation === null && c.reason === 'cancelled' && c.expiresAt > now)
+      return rows
+        .map(c => c.id)
+        .sort()
+        .slice(0, limit)
+    },
     async closeOverdue(limit) {
       const now = state.now()
       const lapsed = rows()

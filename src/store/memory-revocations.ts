@@ -126,6 +126,8 @@ function take(state: State, selector: Selector, act: Act, at: Date): Effect {
       act.actor,
       act.requestId,
     )
+    const closed = state.credentials.get(row.id) as CredentialRow
+    if (closed.revocation === null) state.credentials.set(row.id, { ...closed, revocation: id })
     const task = state.tasks.get(row.task)
     if (task && isForCause(act.reason)) bury(state, task)
     return { credentials: moved.length, tasks: 0, until: after(row.expiresAt, ENTRY_MARGIN), issuedBefore: null }

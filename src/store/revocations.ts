@@ -212,6 +212,8 @@ async function takeCredential(tx: Tx, id: string, act: Act): Promise<Effect> {
   const [row] = await tx.query<{ task: string; expires_at: Date }>('select task, expires_at from curfew.credentials where id = $1 for update', [id])
   if (!row) throw noSuchCredential()
   const moved = await closeRows(tx, [{ id, reason: act.reason, revocation: act.id }], act.actor, act.requestId)
+  // One that was closed by no act is told by this one.
+  await tx.query(`update curfew.credentials set revocation = $2 where id = $1 and revocation is null and state not in ('pending', 'active')`, [id, act.id])
   if (isForCause(act.reason)) await bury(tx, [row.task], act.id)
   return { credentials: moved.length, tasks: 0, until: after(row.expires_at, ENTRY_MARGIN), issuedBefore: null, closed: true }
 }

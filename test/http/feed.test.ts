@@ -136,6 +136,14 @@ describe('GET /v1/feed', () => {
     f.close()
   })
 
+  it('a token that was replaced under its Idempotency-Key is told as well', async () => {
+    const held = await ci.opened()
+    const ask = async () => (await ci.credential(held, 'demo/orders-ro', {}, { 'Idempotency-Key': 'retry-1234' })).body.credential.id as string
+    const [first, second] = [await ask(), await ask()]
+    await until(() => [...house.feed.entries()].some(e => e.key === first))
+    expect([...house.feed.entries()].some(e => e.key === second)).toBe(false)
+  })
+
   it('as JSON: what is revoked now', async () => {
     const answer = await supertest(house.http).get('/v1/feed').set('Authorization', `Bearer ${key}`)
     expect(answer.body).toMatchObject({ seq: house.feed.seq, stale_ms: expect.any(Number) })

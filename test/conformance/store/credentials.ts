@@ -305,6 +305,12 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
         expect((await store.credentials.get(first.id))?.state).toBe('revoking')
         expect((await store.credentials.get(first.id))?.reason).toBe('cancelled')
         expect((await store.credentials.live(second.id))?.id).toBe(second.id)
+        // No act names it yet; the one that does puts it into the feed, once.
+        expect(await store.credentials.untold(9)).toEqual([first.id])
+        const told = await store.revocations.commit({ kind: 'credential', key: first.id }, 'cancelled', { actor: operator })
+        expect(await store.credentials.untold(9)).toEqual([])
+        expect((await store.credentials.get(first.id))?.revocation).toBe(told.id)
+        expect((await store.revocations.since(0, 9)).map(e => e.key)).toEqual([first.id])
         const third = await keyed(store, task, 'k', 'h')
         expect((await store.credentials.list({ task: task.id, state: 'active', limit: 9 })).map(c => c.id)).toEqual([third.id])
       })
