@@ -1,11 +1,37 @@
-/** Owns `npm run bench -- <figure> [--json FILE] [--profile]`. */
-import { benchIssue, type Options } from './issue.js'
+/** Owns `npm run bench -- <figure> [--json FILE] [--profile] [--size N] [--rows N] [--only LETTERS]`. */
+import { parseArgs } from 'node:util'
+import { benchIssue } from './issue.js'
+import { benchRevoke } from './revoke.js'
 
-const FIGURES: Readonly<Record<string, (options: Options) => Promise<number>>> = { issue: benchIssue }
-const [name = '', ...words] = process.argv.slice(2)
-const figure = FIGURES[name]
-const json = words.indexOf('--json')
-if (!figure) {
-  process.stderr.write(`usage: npm run bench -- ${Object.keys(FIGURES).join('|')} [--json FILE] [--profile]\n`)
-  process.exitCode = 2
-} else process.exitCode = await figure({ json: json === -1 ? null : (words[json + 1] ?? null), profile: words.includes('--profile') })
+const number = (text: string | undefined): number | null => {
+  if (text === undefined) return null
+  if (!/^[1-9]\d{0,7}$/.test(text)) throw new Error(`not a number: ${text}`)
+  return Number(text)
+}
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      json: { type: 'string' },
+      profile: { type: 'boolean', default: false },
+      size: { type: 'string' },
+      rows: { type: 'string' },
+      only: { type: 'string' },
+    },
+  })
+  const json = values.json ?? null
+  switch (positionals.join(' ')) {
+    case 'issue':
+      return benchIssue({ json, profile: values.profile })
+    case 'revoke':
+      return benchRevoke({ json, size: number(values.size), rows: number(values.rows), only: values.only ?? null })
+    default:
+      process.stderr.write(
+        'usage: npm run bench -- issue [--json FILE] [--profile]\n       npm run bench -- revoke [--json FILE] [--size 100000] [--rows 200000] [--only abcde]\n',
+      )
+      return 2
+  }
+}
+
+process.exitCode = await main()

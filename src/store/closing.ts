@@ -26,7 +26,8 @@ export async function closeRows(tx: Tx, closings: readonly Closing[], actor: Act
 
 /**
  * The same for whatever a query finds: one statement that locks, moves and tells, so that a hundred thousand rows do not travel here and
- * back. The time is materialized: a plan may ask a mere subquery anew for each row, which took longer than all the rest. What only its own end can end is looked at again then. @param found answers id, reason and revocation of each row.
+ * back. The time is materialized: a plan may ask a mere subquery anew for each row, which took longer than all the rest. What only its
+ * own end can end is looked at again then. @param found answers id, reason and revocation of each row.
  */
 export async function closeFound(tx: Tx, found: string, params: readonly unknown[], actor: Actor, requestId: string | null): Promise<Closed[]> {
   const rows = await tx.query(
