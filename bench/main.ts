@@ -34,4 +34,6 @@ async function main(): Promise<number> {
   }
 }
 
+// An exit takes the servers along that were started; a mere signal would not.
+for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => process.exit(130))
 process.exitCode = await main()

@@ -25,9 +25,10 @@ export function expireDue(deps: BrokerDeps, signal: AbortSignal): Promise<number
 }
 
 export function closeBehindActs(deps: BrokerDeps, signal: AbortSignal): Promise<number> {
-  return inBatches(async limit => {
+  const act = async (limit: number) => {
     const batch = await deps.store.credentials.closeOverdue(limit)
     await hurryAll(deps, batch)
     return { did: batch.length, more: batch.length > 0 }
-  }, signal)
+  }
+  return inBatches(act, signal, LANES)
 }

@@ -2,10 +2,10 @@
 
 const SMALLEST = 200
 /** What a statement may answer and write at once; beyond, larger batches save nothing (performance.md section 1). */
-const LARGEST = 2_000
+const LARGEST = 1_000
 /** A batch that took less may double; one that took more than LONG_MS is halved. Milliseconds. */
-const QUICK_MS = 80
-const LONG_MS = 200
+const QUICK_MS = 50
+const LONG_MS = 120
 
 export interface Done {
   readonly did: number

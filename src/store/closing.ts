@@ -133,6 +133,8 @@ export const MATCHES: Readonly<Record<string, string>> = {
 export const ENDS_TASKS: ReadonlySet<SelectorKind> = new Set(['identity', 'issuer', 'all'])
 /** Tasks a pass; they cost little, their credentials are counted apart. */
 const TASKS_A_PASS = 1_000
+/** Few, so that two who close find tasks each. */
+const DRAINED_A_PASS = 200
 
 /** One batch of what a cut-off hits. `done` when nothing more is behind it; nothing can come to it any more, for issuing refuses what is that old. */
 export async function closeBehind(tx: Tx, cut: CutOff, limit: number): Promise<{ credentials: Closed[]; tasks: EndedTask[]; done: boolean }> {
@@ -140,13 +142,13 @@ export async function closeBehind(tx: Tx, cut: CutOff, limit: number): Promise<{
   const credentials = await closeFound(
     tx,
     `select id, $4::text as reason, $5::text as revocation from curfew.credentials where ${MATCHES[cut.kind]} and issued_at <= $2 and state in ('pending', 'active')
-     order by issued_at limit $3 for update`,
+     order by issued_at limit $3 for update skip locked`,
     [cut.key, cut.issuedBefore, limit, act.reason, cut.id],
     act.actor,
     act.requestId,
   )
   if (credentials.length >= limit) return { credentials, tasks: [], done: false }
-  if (!ENDS_TASKS.has(cut.kind)) return { credentials, tasks: [], done: credentials.length === 0 }
+  if (!ENDS_TASKS.has(cut.kind)) return { credentials, tasks: [], done: credentials.length === 0 && !(await isLeft(tx, cut)) }
   const roots = await tx.query<{ id: string }>(
     `select id from curfew.tasks where ${MATCHES[cut.kind]} and opened_at <= $2 and state = 'open' order by opened_at limit $3`,
     [cut.key, cut.issuedBefore, TASKS_A_PASS],
@@ -157,12 +159,21 @@ export async function closeBehind(tx: Tx, cut: CutOff, limit: number): Promise<{
     act,
     false,
   )
-  return { credentials, tasks: ended, done: credentials.length === 0 && roots.length === 0 }
+  return { credentials, tasks: ended, done: credentials.length === 0 && roots.length === 0 && !(await isLeft(tx, cut)) }
+}
+
+/** Rows that another closes just now are passed over; until he has committed, it is not over. */
+async function isLeft(tx: Tx, cut: CutOff): Promise<boolean> {
+  const [row] = await tx.query<{ left: boolean }>(
+    `select exists (select 1 from curfew.credentials where ${MATCHES[cut.kind]} and issued_at <= $2 and state in ('pending', 'active')) as left`,
+    [cut.key, cut.issuedBefore],
+  )
+  return row?.left === true
 }
 
 /** A batch of the credentials of tasks that ended behind a cut-off. `more` when it was full, or when there may be more such tasks. */
 export async function drain(tx: Tx, limit: number, actor: Actor): Promise<{ closed: Closed[]; more: boolean }> {
-  const tasks = await tx.query<{ id: string }>('select id from curfew.tasks where not drained order by id limit $1 for update skip locked', [TASKS_A_PASS])
+  const tasks = await tx.query<{ id: string }>('select id from curfew.tasks where not drained order by id limit $1 for update skip locked', [DRAINED_A_PASS])
   if (tasks.length === 0) return { closed: [], more: false }
   const ids = tasks.map(t => t.id)
   // Task by task, and no further than the batch goes: to join and sort all that is left for each batch is quadratic.
@@ -182,7 +193,7 @@ export async function drain(tx: Tx, limit: number, actor: Actor): Promise<{ clos
     }`,
     [isFull ? [...new Set(closed.map(c => c.task))] : ids],
   )
-  return { closed, more: isFull || tasks.length === TASKS_A_PASS }
+  return { closed, more: isFull || tasks.length === DRAINED_A_PASS }
 }
 
 export const actOf = (r: Row): Act => ({ id: r.id as string, reason: r.reason as Reason, actor: r.actor as Actor, requestId: null, outcome: null })

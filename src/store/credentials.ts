@@ -211,14 +211,14 @@ async function overduePass(tx: Tx, limit: number): Promise<{ closed: Closed[]; m
     null,
   )
   let more = false
-  const standing = await tx.query('select * from curfew.revocations where closed_at is null order by seq for update skip locked')
+  const standing = await tx.query('select * from curfew.revocations where closed_at is null order by seq')
   for (const r of standing) {
     if (closed.length >= limit) return { closed, more: true }
     const cut = { id: r.id as string, kind: r.kind as never, key: r.key as string, issuedBefore: r.issued_before as Date, act: actOf(r) }
     const behind = await closeBehind(tx, cut, limit - closed.length)
     closed.push(...behind.credentials)
     more ||= behind.tasks.length > 0
-    if (behind.done) await tx.query('update curfew.revocations set closed_at = curfew.now() where id = $1', [r.id])
+    if (behind.done) await tx.query('update curfew.revocations set closed_at = curfew.now() where id = $1 and closed_at is null', [r.id])
   }
   if (closed.length >= limit) return { closed, more: true }
   const drained = await drain(tx, limit - closed.length, sweep)
