@@ -2,6 +2,7 @@
 import type { CredentialId } from '../domain/ids.js'
 import type { Reason, Selector } from '../domain/revocation.js'
 import type { CommitOptions } from '../ports.js'
+import { admit } from './admit.js'
 import { delegate } from './delegate.js'
 import type { BrokerDeps } from './deps.js'
 import { destroy } from './destroy.js'
@@ -36,6 +37,7 @@ export function createBroker(deps: BrokerDeps) {
     credentialOfHolder: bind(credentialOfHolder),
     giveBack: bind(giveBack),
     introspect: bind(introspect),
+    admit: bind(admit),
     explain: bind(explain),
     acceptSignal: bind(acceptSignal),
     judgeSignal: bind(judgeSignal),

@@ -4,6 +4,7 @@ import helmet from 'helmet'
 import { CurfewError } from '../domain/errors.js'
 import { credentialRoutes } from './credentials.js'
 import { feedRoutes } from './feed.js'
+import { forwardAuthRoutes } from './forward-auth.js'
 import { hookRoutes } from './hooks.js'
 import { metadataRoutes } from './metadata.js'
 import { oauthRoutes } from './oauth.js'
@@ -31,6 +32,7 @@ export function createApp(doors: Doors): Express {
   quarantineRoutes(app, doors)
   signalRoutes(app, doors)
   feedRoutes(app, doors)
+  forwardAuthRoutes(app, doors)
   hookRoutes(app, doors)
   app.use((req, res) =>
     refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })),

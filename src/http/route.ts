@@ -133,6 +133,8 @@ export async function refuse(
   res: Response,
   requestId: string,
   error: unknown,
+  /** In the place of those that the error brings. */
+  headers: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   let told = tell(error, { serverUrl: doors.serverUrl, requestId, oauth: spec.oauth === true })
   if (!(error instanceof CurfewError)) doors.log.error({ err: error, requestId, route: spec.path }, 'a request failed on our side')
@@ -161,7 +163,7 @@ export async function refuse(
     }
   }
   if (!req.complete) res.setHeader('Connection', 'close')
-  send(res, told)
+  send(res, { ...told, headers: { ...told.headers, ...headers } })
 }
 
 function auditKind(error: CurfewError): AuditKind {

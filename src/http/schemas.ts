@@ -152,6 +152,10 @@ export const planBody = z.strictObject({ selector, reason: line(500).optional() 
 export const quarantineBody = z.strictObject({ selector, ttl_seconds: seconds(1, 2_592_000), message: line(500).optional() })
 export const ackBody = z.strictObject({ seq: z.int().min(0) })
 export const guardBody = z.strictObject({ name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be letters, digits and . _ -') })
+export const forwardQuery = z.strictObject({
+  audience: z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, 'must be the name of an audience'),
+  scope: text(200).optional(),
+})
 export const reasonBody = z.strictObject({ reason: line(500) })
 export const findBody = z.strictObject({ digest: z.string().regex(/^[A-Za-z0-9_-]{43}$/, 'must be a SHA-256 in base64url') })
 export const signalBody = z.strictObject({
