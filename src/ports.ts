@@ -172,7 +172,7 @@ export interface CredentialStore {
   expire(limit: number): Promise<readonly Closed[]>
   /** Replaced under their Idempotency-Key, and no act tells verifiers so yet. */
   untold(limit: number): Promise<readonly CredentialId[]>
-  /** Closes at most `limit` rows that a standing cut-off, an ended task or a lapsed mint window should have ended. Empty only when none is left. */
+  /** Closes at most `limit` rows that a standing cut-off, an ended task or a lapsed mint window should have ended. Empty only when none is left but what others have in hand. */
   closeOverdue(limit: number): Promise<readonly Closed[]>
   /** Rows to destroy now, oldest first: for those who enqueue or work. Claims nothing. */
   due(limit: number, engine?: string): Promise<readonly Credential[]>
