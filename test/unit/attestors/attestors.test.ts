@@ -92,7 +92,7 @@ describe('tokens of GitHub Actions', () => {
     expect(await ask()).toMatchObject({
       identity: 'github:repository_id=74',
       replay: 'single_use',
-      run: 'github:74:1234567890:2:',
+      run: 'github:65:74:1234567890:2:',
       attributes: { repository_owner_id: '65', environment: 'Production EU', event_name: 'workflow_dispatch', workflow: 'example-workflow' },
     })
     expect(await ask({}, {}, { typ: 'JWT' })).toMatchObject({ identity: 'github:repository_id=74' })
