@@ -24,7 +24,7 @@ describe('the README is true', () => {
 
   it.each(commands.filter(c => /^(\.\/bin\/)?curfew /.test(c)))('%s is a command', command => {
     const words = command.replace(/^(\.\/bin\/)?curfew /, '').split(' ')
-    const verb = words.slice(0, ['config', 'keys', 'operator', 'signal'].includes(words[0] as string) ? 2 : 1)
+    const verb = words.slice(0, ['config', 'keys', 'operator', 'signal', 'receipt', 'quarantine', 'guard'].includes(words[0] as string) ? 2 : 1)
     const help = execFileSync(process.execPath, ['bin/curfew', ...verb, '--help'], { cwd: root, encoding: 'utf8' })
     expect(help).toContain('Usage')
   })
