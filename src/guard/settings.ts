@@ -17,29 +17,29 @@ export interface GuardOptions {
   /** This resource server, exactly as it is registered at Curfew. */
   readonly audience: string
   /** `curfew guard add`. With it the guard holds the feed; without it, it asks introspection about every request. */
-  readonly guardKey?: string
+  readonly guardKey?: string | undefined
   readonly proof: ProofRule
   /** Where proofs that were used are remembered. Default: in this process. */
-  readonly replay?: Replay
+  readonly replay?: Replay | undefined
   /** `null`, written out: nobody is asked, a token is good until it expires. */
-  readonly revocation?: { readonly maxStaleMs?: number; readonly whenStale?: 'refuse' | 'introspect' } | null
+  readonly revocation?: { readonly maxStaleMs?: number; readonly whenStale?: 'refuse' | 'introspect' } | null | undefined
   /** The audience's configured name and its secret. */
-  readonly introspection?: { readonly client: string; readonly secret: string }
+  readonly introspection?: { readonly client: string; readonly secret: string } | undefined
   /** Where callers reach this server: base of every `htu`. Default: the origin of `audience`. */
-  readonly publicUrl?: string
+  readonly publicUrl?: string | undefined
   /** Believe `X-Forwarded-Proto` and `X-Forwarded-Host`. Only behind a proxy that overwrites both. */
-  readonly trustProxy?: boolean
+  readonly trustProxy?: boolean | undefined
   /** Replicas of Curfew to follow, by origin. Default: the issuer. */
-  readonly feedUrls?: readonly string[]
+  readonly feedUrls?: readonly string[] | undefined
   /** The name of this process at the feed. Default: made up. */
-  readonly instance?: string
+  readonly instance?: string | undefined
   /** Verified tokens kept. 0: none. Default 5,000. */
-  readonly cacheSize?: number
+  readonly cacheSize?: number | undefined
   /** Connections that may wait for the end of their credential. Default 100,000. */
-  readonly maxLive?: number
-  readonly clock?: () => Date
-  readonly fetch?: Fetch
-  readonly log?: GuardLog
+  readonly maxLive?: number | undefined
+  readonly clock?: (() => Date) | undefined
+  readonly fetch?: Fetch | undefined
+  readonly log?: GuardLog | undefined
 }
 
 export type Mode = 'bounded' | 'strict' | 'offline'
