@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { dirname, resolve as resolvePath } from 'node:path'
 import { z } from 'zod'
 import { type Problem, readTree, type Tree } from './config-file.js'
+import { type ForwardAuthSettings, forwardAuthSettings } from './config-forward-auth.js'
 import { keysAt, nearest, type Setting, settingsOf } from './config-keys.js'
 import { type Config, configSchema, type SecretRef } from './config-schema.js'
 import { type Audience, type Capability, type RevocationClass, weakerClass } from './domain/capability.js'
@@ -70,6 +71,9 @@ export function loadFromProcess(options: { path?: string | undefined; flags?: Lo
     readFile: path => readFileSync(path, 'utf8'),
   })
 }
+
+/** What `curfew forward-auth` is told: it has no configuration file. */
+export const forwardAuthFromProcess = (): ForwardAuthSettings => forwardAuthSettings({ env: process.env, readFile: path => readFileSync(path, 'utf8') })
 
 /** One line a scalar, `path = value`, with `  (origin)` when asked; secrets stay `[secret]`. */
 export function show(loaded: LoadedConfig, options: { origin?: boolean } = {}): string[] {

@@ -8,6 +8,7 @@ import type { Io } from './output.js'
 const ENTRIES = {
   serve: '../main.js',
   worker: '../../workers/main.js',
+  'forward-auth': '../../workers/forward-auth.js',
   dev: '../dev/main.js',
 } as const
 

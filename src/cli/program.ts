@@ -12,6 +12,7 @@ const COMMANDS: readonly { readonly name: string; readonly summary: string; read
   { group: 'Start:', name: 'dev', summary: 'everything local, stays up', load: () => import('./dev.js') },
   { group: 'Start:', name: 'serve', summary: 'the API process', load: () => import('./serve.js') },
   { group: 'Start:', name: 'worker', summary: 'the worker process', load: () => import('./worker.js') },
+  { group: 'Start:', name: 'forward-auth', summary: 'a guard beside a proxy, for servers that cannot be changed', load: () => import('./forward-auth.js') },
   { group: 'Get:', name: 'token', summary: 'print a short-lived token', load: () => import('./token.js') },
   { group: 'Get:', name: 'run', summary: 'run a command with credentials that end when it ends', load: () => import('./run.js') },
   { group: 'Get:', name: 'why', summary: 'explain what policy would answer, without asking for it', load: () => import('./why.js') },

@@ -13,6 +13,7 @@ const COMMANDS = [
   ['dev'],
   ['serve'],
   ['worker'],
+  ['forward-auth'],
   ['token'],
   ['run'],
   ['why'],
