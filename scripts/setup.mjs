@@ -11,7 +11,7 @@ const INSTALLED = join(ROOT, 'node_modules', '.package-lock.json')
 const LOCK = join(ROOT, 'package-lock.json')
 /** Written here after a successful compilation, with the time at which it began. tsc's own note will not do: `tsc --noEmit` and failures write it too. */
 const BUILT = join(ROOT, 'dist', '.compiled')
-const SOURCES = ['src', 'workers', 'test', 'bench']
+const SOURCES = ['src', 'workers', 'test', 'bench', 'examples']
 const OLDEST_NODE = [20, 20]
 
 const quiet = process.argv.includes('--quiet')

@@ -16,7 +16,7 @@ export async function dev(signal: AbortSignal): Promise<number> {
 dev mode is insecure: loopback, http, one process, keys that nobody keeps. A real deployment begins with config/curfew.example.yaml.
 In a second terminal, already logged in:
 
-1  ${evidence} ./bin/curfew run demo/orders-bearer --on-revoke=warn -- node ${job} ${world.api.url}/orders-bearer
+1  ${evidence} ./bin/curfew run demo/orders-bearer --on-revoke=warn -- node ${job} ${world.api.bearerUrl}
 2  ./bin/curfew revoke --capability demo/orders-bearer --now --reason try
 3  ./bin/curfew list
 

@@ -10,7 +10,7 @@ if (!url || !token) {
 }
 for (;;) {
   const { status, body } = await call('GET', url, { headers: { authorization: `Bearer ${token}` } })
-  process.stdout.write(`${new Date(Date.now()).toISOString()}  ${status}  ${status === 200 ? `${body.orders.length} orders` : body.why}\n`)
+  process.stdout.write(`${new Date(Date.now()).toISOString()}  ${status}  ${status === 200 ? `${body.orders.length} orders` : body.error_description}\n`)
   if (status !== 200) break
   await new Promise(resolve => setTimeout(resolve, 1_000))
 }

@@ -18,9 +18,16 @@ function expect(so: boolean, what: string, seen?: unknown): void {
   if (!so) throw new Wrong(seen === undefined ? what : `${what}, but saw ${JSON.stringify(seen)}`)
 }
 
-/** The bound on a revocation without Redis: one sweep. Milliseconds. */
+/** The bound on a revocation at the guards. Milliseconds. */
+const BOUND_MS = 1_000
+/** The same without Redis: one poll of the truth, and the way. */
+const POLL_BOUND_MS = 2_000
+/** The bound on confirming it without Redis: one sweep. Milliseconds. */
 const SWEEP_BOUND_MS = 5_000
 const CONFIRM_MS = 10_000
+/** What the agent asks for, and what a verifier allows a clock. */
+const AGENT_TTL_MS = 5_000
+const TOLERANCE_MS = 5_000
 
 export async function storyOf(world: World): Promise<readonly Step[]> {
   const { server, api } = world
@@ -28,7 +35,6 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
   const agent = await createWorkload(server)
   const evidence = (claims = {}) => world.issuer.githubToken(server, claims)
   const operator = { authorization: `Bearer ${world.operatorToken}`, 'content-type': 'application/json' }
-  const orders = `${api.url}/orders`
 
   /** A task with one credential, both checked. */
   async function granted(capability: string, more = {}) {
@@ -56,26 +62,48 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
       await sleep(20)
     }
   }
-  async function refused(token: string, since: number, boundMs: number): Promise<number> {
+  /** How long its API still takes it: milliseconds since `since`, and what it says then. */
+  async function refused(token: string, since: number, { by = ci, boundMs = BOUND_MS, url = api.url } = {}): Promise<{ ms: number; says: string }> {
     for (;;) {
-      const answer = await ci.use(orders, token)
-      if (answer.status === 401) return Math.round(performance.now() - since)
-      expect(performance.now() - since < boundMs, 'the API refuses it in time', answer)
+      const answer = await by.use(url, token, url === api.url ? 'DPoP' : 'Bearer')
+      const ms = Math.round(performance.now() - since)
+      if (answer.status === 401) return { ms, says: answer.body.code }
+      expect(answer.status === 200 && ms < boundMs, 'the API refuses it in time', answer)
       await sleep(10)
+    }
+  }
+  /** Ended by a responder, and since when. */
+  async function revoked(id: string, reason: string): Promise<{ since: number; answer: Answer }> {
+    const since = performance.now()
+    const body = JSON.stringify({ selector: { credential: id }, reason })
+    const answer = await call('POST', `${server}/v1/revocations`, { headers: operator, body })
+    expect(answer.status === 202, 'the revocation is accepted', answer)
+    return { since, answer }
+  }
+  /** What a receipt says once it is final: everything confirmed, and every guard told. */
+  async function receipt(id: string, since: number) {
+    const keys = createLocalJWKSet((await call('GET', `${server}/v1/receipt-keys`)).body)
+    for (;;) {
+      const shown = await call('GET', `${server}/v1/receipts/${id}`, { headers: operator })
+      const { payload } = await jwtVerify(shown.body.receipt, keys, { typ: 'curfew-receipt+jwt', algorithms: ['ES256'] })
+      if (payload.final === true) return payload as typeof payload & { guards: { applied: number; of: number } }
+      expect(performance.now() - since < CONFIRM_MS, 'the receipt becomes final in time', payload)
+      await sleep(20)
     }
   }
 
   let job: Awaited<ReturnType<typeof granted>>
+  let refusal: ReturnType<typeof refused>
   // Begun now, so that its time runs while the others are told.
   const agentsToken = (async () => {
     const opened = await agent.open(await world.assertion(), ['demo/orders-ro'])
     expect(opened.status === 201, "the agent's task opens", opened)
-    const made = await agent.credential({ task: opened.body.task.id, token: opened.body.token }, 'demo/orders-ro', { ttl_seconds: 5 })
+    const made = await agent.credential({ task: opened.body.task.id, token: opened.body.token }, 'demo/orders-ro', { ttl_seconds: AGENT_TTL_MS / 1000 })
     expect(made.status === 201, 'the agent is issued a credential', made)
     const token = made.body.secret.token as string
-    const first = await agent.use(orders, token)
+    const first = await agent.use(api.url, token)
     expect(first.status === 200, 'the API accepts the agent', first)
-    return { token, endsAt: performance.now() + 5_000 }
+    return { token, endsAt: performance.now() + AGENT_TTL_MS }
   })()
   agentsToken.catch(() => {})
 
@@ -92,7 +120,7 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
     {
       title: 'the API accepts it',
       async act() {
-        const answer = await ci.use(orders, job.secret.token as string)
+        const answer = await ci.use(api.url, job.secret.token as string)
         expect(answer.status === 200 && answer.body.orders.length === 2, 'the orders are read', answer)
         return '200, 2 orders'
       },
@@ -102,17 +130,19 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
       async act() {
         const since = performance.now()
         const done = await ci.complete(job.held)
-        const told = Math.round(performance.now() - since)
         expect(done.status === 200 && done.body.task.state === 'completed', 'the task completes', done)
-        return `refused ${told} ms, confirmed ${await confirmed(job.id, since)} ms`
+        // Asked from now on, and told in the next step.
+        refusal = refused(job.secret.token as string, since)
+        refusal.catch(() => {})
+        return `completed, confirmed dead ${await confirmed(job.id, since)} ms`
       },
     },
     {
       title: 'the API refuses it',
       async act() {
-        const answer = await ci.use(orders, job.secret.token as string)
-        expect(answer.status === 401, 'the API refuses it', answer)
-        return `401 ${answer.body.why}`
+        const { ms, says } = await refusal
+        expect(says === 'revoked', 'its guard was told by the feed', says)
+        return `401 ${says}, ${ms} ms after the job ended`
       },
     },
     {
@@ -122,16 +152,6 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         expect(answer.status === 403 && answer.body.failed?.[0]?.claim === 'ref', 'it is denied for its ref', answer)
         const { id, held, of } = answer.body.nearest_rule
         return `denied: ${answer.body.failed[0].claim} differs (${id}, ${held} of ${of} hold)`
-      },
-    },
-    {
-      title: 'an agent with a registered key works',
-      async act() {
-        const { token, endsAt } = await agentsToken
-        await sleep(Math.max(0, endsAt - performance.now() + 1_000))
-        const answer = await agent.use(orders, token)
-        expect(answer.status === 401, 'its time is up', answer)
-        return '200, then its 5 s are up: 401'
       },
     },
     {
@@ -146,11 +166,11 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         expect(below.status === 201 && below.body.task.parent === parent.task, 'the child opens below its parent', below)
         const made = await child.credential({ task: below.body.task.id, token: below.body.token }, 'demo/orders-ro')
         const token = made.body.secret?.token as string
-        expect((await child.use(orders, token)).status === 200, 'the API accepts the child', made)
+        expect((await child.use(api.url, token)).status === 200, 'the API accepts the child', made)
+        const since = performance.now()
         await agent.complete(parent)
-        const answer = await child.use(orders, token)
-        expect(answer.status === 401, 'the child is refused with its parent', answer)
-        return 'the child reads, its parent ends: child refused'
+        const { ms } = await refused(token, since, { by: child })
+        return `the child reads, its parent ends: child refused ${ms} ms`
       },
     },
     {
@@ -162,32 +182,37 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
           .digest('base64url')
         const found = await call('POST', `${server}/v1/credentials:find`, { headers: operator, body: JSON.stringify({ digest }) })
         expect(found.body.credential?.id === id, 'it is found by its digest', found)
-        const since = performance.now()
-        const acted = await call('POST', `${server}/v1/revocations`, {
-          headers: operator,
-          body: JSON.stringify({ selector: { credential: id }, reason: 'INC-205' }),
-        })
-        await refused(secret.token as string, since, 1_000)
+        const { since, answer: acted } = await revoked(id, 'INC-205')
+        await refused(secret.token as string, since)
         await confirmed(id, since)
-        const shown = await call('GET', `${server}/v1/receipts/${acted.body.receipt}`, { headers: operator })
-        const keys = await call('GET', `${server}/v1/receipt-keys`)
-        const { payload } = await jwtVerify(shown.body.receipt, createLocalJWKSet(keys.body), { typ: 'curfew-receipt+jwt', algorithms: ['ES256'] })
-        expect(payload.final === true && payload.sub === acted.body.revocation.id, 'the receipt says that nothing is left', payload)
-        return `found, revoked, receipt ${(acted.body.receipt as string).slice(0, 12)} verified`
+        const { sub, guards } = await receipt(acted.body.receipt, since)
+        expect(sub === acted.body.revocation.id && guards.of > 0 && guards.applied === guards.of, 'every guard applied it', guards)
+        return `revoked, receipt ${(acted.body.receipt as string).slice(0, 12)} verified, ${guards.applied} of ${guards.of} guards`
       },
     },
     {
       title: 'a responder revokes',
       async act() {
         const { id, secret } = await granted('demo/orders-ro')
-        expect((await ci.use(orders, secret.token as string)).status === 200, 'it works before')
-        const since = performance.now()
-        const answer = await call('POST', `${server}/v1/revocations`, {
-          headers: operator,
-          body: JSON.stringify({ selector: { credential: id }, message: 'INC-204' }),
-        })
-        expect(answer.status === 202, 'the revocation is accepted', answer)
-        return `refused ${await refused(secret.token as string, since, 1_000)} ms, confirmed ${await confirmed(id, since)} ms`
+        expect((await ci.use(api.url, secret.token as string)).status === 200, 'it works before')
+        const { since } = await revoked(id, 'INC-204')
+        const { ms } = await refused(secret.token as string, since)
+        return `refused ${ms} ms, confirmed ${await confirmed(id, since)} ms`
+      },
+    },
+    {
+      title: 'a long download is cut',
+      async act() {
+        const { id, secret } = await granted('demo/orders-ro')
+        const running = await ci.download(`${api.url}/export`, secret.token as string)
+        expect(running.status === 200 && running.bytes() > 0, 'the download runs', running.status)
+        // So that it is seen to run.
+        await sleep(250)
+        const { since } = await revoked(id, 'INC-206')
+        const ending = await Promise.race([running.ended, sleep(BOUND_MS, 'late' as const)])
+        const ms = Math.round(performance.now() - since)
+        expect(ending === 'cut', 'its connection is cut in time', ending)
+        return `${Math.round(running.bytes() / 1024)} KB received, cut ${ms} ms after the revocation`
       },
     },
     {
@@ -198,10 +223,18 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         const since = performance.now()
         const answer = await sendSignal(world, { identity: `github:repository_id=${other.repository_id}` })
         expect(answer.status === 202 && answer.body.signal.act?.kind === 'revoke', 'the signal is acted on', answer)
-        const first = await refused(one.secret.token as string, since, 1_000)
-        const bearer = await ci.use(`${api.url}/orders-bearer`, two.secret.token as string, 'Bearer')
-        expect(bearer.status === 401, 'the second is refused too', bearer)
-        return `2 refused in ${first} ms`
+        const both = await Promise.all([refused(one.secret.token as string, since), refused(two.secret.token as string, since, { url: api.bearerUrl })])
+        return `2 refused in ${Math.max(...both.map(r => r.ms))} ms`
+      },
+    },
+    {
+      title: 'an agent with a registered key works',
+      async act() {
+        const { token, endsAt } = await agentsToken
+        await sleep(Math.max(0, endsAt - performance.now() + TOLERANCE_MS + 1_000))
+        const answer = await agent.use(api.url, token)
+        expect(answer.status === 401 && answer.body.code === 'token_expired', 'its time is up', answer)
+        return `200, then its ${AGENT_TTL_MS / 1000} s and ${TOLERANCE_MS / 1000} of tolerance are up: 401`
       },
     },
     {
@@ -229,8 +262,8 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
               await world.redis?.stop()
               const since = performance.now()
               await ci.complete(held)
-              const told = await refused(secret.token as string, since, SWEEP_BOUND_MS)
-              return `refused ${told} ms, confirmed ${await confirmed(id, since)} ms (bound ${SWEEP_BOUND_MS / 1000} s and a round)`
+              const { ms } = await refused(secret.token as string, since, { boundMs: POLL_BOUND_MS })
+              return `refused ${ms} ms (bound ${POLL_BOUND_MS / 1000} s), confirmed ${await confirmed(id, since)} ms (${SWEEP_BOUND_MS / 1000} s and a round)`
             },
           },
         ]

@@ -25,6 +25,15 @@ export interface Workload {
   complete(held: Held): Promise<Answer>
   /** Shows a token of ours at a resource server, with its proof. */
   use(url: string, token: string, scheme?: 'DPoP' | 'Bearer'): Promise<Answer>
+  /** The same of an answer that takes long, once its first part is there. */
+  download(url: string, token: string): Promise<Download>
+}
+
+export interface Download {
+  readonly status: number
+  readonly bytes: () => number
+  /** Whether it came to its end or was cut. */
+  readonly ended: Promise<'whole' | 'cut'>
 }
 
 export async function call(method: string, url: string, options: { headers?: Record<string, string>; body?: string } = {}): Promise<Answer> {
@@ -38,6 +47,9 @@ export async function createWorkload(server: string): Promise<Workload> {
   const jwk: JWK = await exportJWK(publicKey)
   const proof = (method: string, url: string, token?: string) => proofBy(privateKey, jwk, method, url, token)
   const json = { 'content-type': 'application/json' }
+  const shown = async (url: string, token: string, scheme: 'DPoP' | 'Bearer' = 'DPoP') => ({
+    headers: { authorization: `${scheme} ${token}`, ...(scheme === 'DPoP' ? { dpop: await proof('GET', url, token) } : {}) },
+  })
 
   const as: Workload['as'] = async (held, method, path, body) =>
     call(method, server + path, {
@@ -55,8 +67,20 @@ export async function createWorkload(server: string): Promise<Workload> {
       }),
     credential: (held, capability, more = {}) => as(held, 'POST', `/v1/tasks/${held.task}/credentials`, { capability, ...more }),
     complete: held => as(held, 'POST', `/v1/tasks/${held.task}/complete`, {}),
-    use: async (url, token, scheme = 'DPoP') =>
-      call('GET', url, { headers: { authorization: `${scheme} ${token}`, ...(scheme === 'DPoP' ? { dpop: await proof('GET', url, token) } : {}) } }),
+    use: async (url, token, scheme) => call('GET', url, await shown(url, token, scheme)),
+    async download(url, token) {
+      const { statusCode, body } = await request(url, { method: 'GET', ...(await shown(url, token)), headersTimeout: 20_000 })
+      let bytes = 0
+      const first = new Promise<void>(resolve => {
+        body.on('data', (part: Buffer) => {
+          bytes += part.length
+          resolve()
+        })
+      })
+      const ended = new Promise<'whole' | 'cut'>(resolve => body.once('end', () => resolve('whole')).once('error', () => resolve('cut')))
+      await Promise.race([first, ended])
+      return { status: statusCode, bytes: () => bytes, ended }
+    },
   }
 }
 

@@ -62,7 +62,7 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
     const issuer = await startIssuer()
     closing.push(() => issuer.close())
     const agent = await generateKeyPair('ES256', { extractable: true })
-    const [port, internal, apiPort] = [await freePort([8787]), await freePort([8786]), await freePort([8790])]
+    const [port, internal] = [await freePort([8787]), await freePort([8786])]
     const server = `http://127.0.0.1:${port}`
     const secrets = {
       MASTER_KEY: randomBytes(32).toString('base64'),
@@ -90,17 +90,10 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
     })
     closing.push(() => broker.stop())
     say('store', `PGlite, new directory (${store === 'copied' ? 'copied from the cache' : 'made, and kept in the cache for the next time'})`)
-    say('broker', `${server}, worker in the same process; demo API 127.0.0.1:${apiPort}`)
-
-    const api = await startOrdersApi({
-      port: apiPort,
-      issuer: server,
-      servers: [
-        { path: '/orders', name: 'orders', uri: ORDERS_URI, secret: secrets.ORDERS_SECRET, bound: true },
-        { path: '/orders-bearer', name: 'orders-bearer', uri: BEARER_URI, secret: secrets.ORDERS_SECRET, bound: false },
-      ],
-    })
+    say('broker', `${server}, worker in the same process`)
+    const api = await startOrdersApi({ dir, issuer: server, operatorToken, audience: ORDERS_URI, bearerAudience: BEARER_URI, signal })
     closing.push(() => api.close())
+    say('api', `${api.url} and ${new URL(api.bearerUrl).host}: examples/orders-api behind a guard that holds the feed`)
     return {
       server,
       api,
