@@ -228,16 +228,6 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
       },
     },
     {
-      title: 'an agent with a registered key works',
-      async act() {
-        const { token, endsAt } = await agentsToken
-        await sleep(Math.max(0, endsAt - performance.now() + TOLERANCE_MS + 1_000))
-        const answer = await agent.use(api.url, token)
-        expect(answer.status === 401 && answer.body.code === 'token_expired', 'its time is up', answer)
-        return `200, then its ${AGENT_TTL_MS / 1000} s and ${TOLERANCE_MS / 1000} of tolerance are up: 401`
-      },
-    },
-    {
       title: 'a database user is made, used and gone',
       async act() {
         // The signal cut off what was attested before it: fresh evidence must be younger than the cut-off.
@@ -251,6 +241,16 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         if (!session) return `in-memory engine: confirmed gone ${gone} ms`
         await session.cut
         return `${session.rows} rows read; session cut, role gone ${gone} ms`
+      },
+    },
+    {
+      title: 'an agent with a registered key works',
+      async act() {
+        const { token, endsAt } = await agentsToken
+        await sleep(Math.max(0, endsAt - performance.now() + TOLERANCE_MS + 1_000))
+        const answer = await agent.use(api.url, token)
+        expect(answer.status === 401 && answer.body.code === 'token_expired', 'its time is up', answer)
+        return `200, then its ${AGENT_TTL_MS / 1000} s and ${TOLERANCE_MS / 1000} of tolerance are up: 401`
       },
     },
     ...(world.redis

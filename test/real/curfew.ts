@@ -87,12 +87,13 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
   await cli('operator', 'add', 'real', '--role', 'admin', '--token-file', operatorFile)
 
   // Their entry files and not `curfew serve`, which would be one process more in between.
-  const entry = (name: string, file: string, ready: (signal: AbortSignal) => Promise<boolean>, argument = config) =>
+  const entry = (name: string, file: string, ready: (signal: AbortSignal) => Promise<boolean>, env: Record<string, string> = {}) =>
     startProcess({
       name,
       command: process.execPath,
-      args: ['--disable-proto=delete', join(repository(), 'dist', file), argument],
+      args: ['--disable-proto=delete', join(repository(), 'dist', file), config],
       dir,
+      env,
       ready,
       stopWithinMs: 20_000,
       keep: true,
@@ -102,11 +103,20 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
     entry('serve', 'src/main.js', async asked => (await fetch(`${url}/readyz`, { signal: asked })).ok),
     entry('worker', 'workers/main.js', async () => saysWorking(join(dir, 'worker.log'))),
   ])
-  const api = join(dir, 'orders-api.json')
-  const served = (path: string, name: string, uri: string, bound: boolean) => ({ path, name, uri, secret: ordersSecret, bound })
-  const servers = [served('/orders', 'orders', ORDERS_URI, true), served('/orders-bearer', 'orders-bearer', BEARER_URI, false)]
-  writePrivate(api, JSON.stringify({ port: apiPort, issuer: url, servers }))
-  await entry('orders-api', 'src/dev/orders-main.js', async asked => (await fetch(`http://127.0.0.1:${apiPort}/orders`, { signal: asked })).status === 401, api)
+  // With the audience's secret and without a guard key it asks introspection about every request, so that a refusal is due at once.
+  const asking = {
+    CURFEW_ISSUER: url,
+    CURFEW_AUDIENCE: BEARER_URI,
+    CURFEW_CLIENT: 'orders-bearer',
+    CURFEW_CLIENT_SECRET: ordersSecret,
+    CURFEW_PROOF: 'if-bound',
+  }
+  const api = `http://127.0.0.1:${apiPort}`
+  await entry('orders-api', 'examples/orders-api/main.js', async asked => (await fetch(`${api}/orders-bearer`, { signal: asked })).status === 401, {
+    ...asking,
+    PORT: String(apiPort),
+    ORDERS_PATH: '/orders-bearer',
+  })
   for (const one of both) if (one.status === 'rejected') throw one.reason
   say('curfew', `${url}, serve and worker, ${seconds(since)}`)
   return {
@@ -116,7 +126,7 @@ export async function startCurfew(parts: Parts, say: Say, signal: AbortSignal): 
       CURFEW_CONFIG: config,
       CURFEW_OPERATOR_TOKEN_FILE: operatorFile,
       ORDERS_SECRET: ordersSecret,
-      ORDERS_API_URL: `http://127.0.0.1:${apiPort}`,
+      ORDERS_API_URL: api,
       SIGNAL_SECRET_FILE: join(dir, 'signal-secret'),
     },
   }
