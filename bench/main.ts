@@ -1,5 +1,6 @@
 /** Owns `npm run bench -- <figure> [--json FILE] [--profile] [--size N] [--rows N] [--only LETTERS]`. */
 import { parseArgs } from 'node:util'
+import { benchGuard } from './guard.js'
 import { benchIssue } from './issue.js'
 import { benchRevoke } from './revoke.js'
 
@@ -26,9 +27,11 @@ async function main(): Promise<number> {
       return benchIssue({ json, profile: values.profile })
     case 'revoke':
       return benchRevoke({ json, size: number(values.size), rows: number(values.rows), only: values.only ?? null })
+    case 'guard':
+      return benchGuard({ json, size: number(values.size), only: values.only ?? null })
     default:
       process.stderr.write(
-        'usage: npm run bench -- issue [--json FILE] [--profile]\n       npm run bench -- revoke [--json FILE] [--size 100000] [--rows 200000] [--only abcde]\n',
+        'usage: npm run bench -- issue [--json FILE] [--profile]\n       npm run bench -- revoke [--json FILE] [--size 100000] [--rows 200000] [--only abcde]\n       npm run bench -- guard [--json FILE] [--size 100000] [--only abcde]\n',
       )
       return 2
   }

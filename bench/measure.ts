@@ -31,3 +31,6 @@ export function median(rounds: readonly Figures[]): Figures & { readonly spread:
   const middle = sorted[Math.floor(sorted.length / 2)] as Figures
   return { ...middle, spread: `${sorted[0]?.perSecond.toFixed(0)}–${sorted.at(-1)?.perSecond.toFixed(0)}` }
 }
+
+/** One clock for all processes of this machine. Milliseconds. */
+export const monotonic = (): number => Number(process.hrtime.bigint()) / 1e6

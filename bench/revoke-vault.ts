@@ -1,4 +1,5 @@
 /** Owns the figure of database users that are made by Vault and proven dead, beside Vault's own revocation of a prefix. */
+import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -35,18 +36,27 @@ export async function benchVault(report: Report, size: number): Promise<void> {
     const users = async () => Number((await admin.query(`select count(*) from pg_roles where rolvaliduntil is not null`)).rows[0].count)
     const there = await users()
 
-    const direct = async (method: 'GET' | 'POST', path: string, body?: object) => {
-      const headers = { 'X-Vault-Token': vault.rootToken, 'content-type': 'application/json' }
-      const answer = await call(method, `${vault.address}/v1/${path}`, { headers, ...(body ? { body: JSON.stringify(body) } : {}) })
+    const direct = async (path: string, body?: object, token = vault.rootToken) => {
+      const headers = { 'X-Vault-Token': token, 'content-type': 'application/json' }
+      const answer = await call(body ? 'POST' : 'GET', `${vault.address}/v1/${path}`, { headers, ...(body ? { body: JSON.stringify(body) } : {}) })
       if (answer.status >= 300) throw new Error(`vault answered ${answer.status}: ${JSON.stringify(answer.body)}`)
+      return answer.body
+    }
+    // The role template names the user after the token that reads it.
+    const makeUser = async () => {
+      const name = `crd-${randomBytes(13).toString('hex')}`
+      const made = await direct('auth/token/create/curfew', { ttl: '10m', policies: ['curfew-cap-orders-ro'], display_name: name })
+      await direct('database/creds/orders-ro', undefined, made.auth.client_token)
     }
     const ours: number[] = []
     const vaults: number[] = []
     for (let round = 0; round < ROUNDS; round++) {
       ours.push(await oneRound(world, size))
-      await wide(size, () => direct('GET', 'database/creds/orders-ro'))
+      await wide(size, makeUser)
+      const made = (await users()) - there
+      if (made < size) throw new Error(`Vault made ${made} users, not ${size}`)
       const began = performance.now()
-      await direct('POST', 'sys/leases/revoke-prefix/database/creds/orders-ro', { sync: true })
+      await direct('sys/leases/revoke-prefix/database/creds/orders-ro', { sync: true })
       while ((await users()) > there) await new Promise(resolve => setTimeout(resolve, 20))
       vaults.push(performance.now() - began)
       report.say(`round ${round + 1}: ours ${((ours.at(-1) ?? 0) / 1000).toFixed(1)} s, Vault's prefix ${((vaults.at(-1) ?? 0) / 1000).toFixed(1)} s`)

@@ -37,6 +37,12 @@ export interface World {
   readonly workload: Workload
   /** Where it is issued and revoked. */
   readonly server: string
+  /** The other replica. */
+  readonly other: string
+  /** Of a resource server that holds the feed. */
+  readonly guardKey: string
+  /** To both serve processes: as if their machines hung, went on or died. */
+  signalBrokers(signal: 'SIGSTOP' | 'SIGCONT' | 'SIGKILL'): void
   /** A token of this repository's job, with a task of its own. */
   issue(repositoryId?: string): Promise<Made>
   /** The same with evidence and proof already made: what is left is ours. */
@@ -127,10 +133,13 @@ async function startIn(
     const args = ['--disable-proto=delete', join(repository(), 'dist', entry), file]
     const child = await startProcess({ name, dir, command: process.execPath, args, env, ready: () => ready(log), deadlineMs: 60_000, stopWithinMs: 20_000 })
     closing.push(() => child.stop())
+    return child
   }
   const answers = (url: string) => async () => (await call('GET', `${url}/readyz`)).status === 200
-  await start('serve-a', 'src/main.js', ports[0] as number, answers(server))
-  await start('serve-b', 'src/main.js', ports[1] as number, answers(other))
+  const brokers = [
+    await start('serve-a', 'src/main.js', ports[0] as number, answers(server)),
+    await start('serve-b', 'src/main.js', ports[1] as number, answers(other)),
+  ]
   await start('worker', 'workers/main.js', await freePort(), async log => readFileSync(log, 'utf8').includes('working'))
 
   const db = new pg.Pool({ connectionString: store.url, max: 4 })
@@ -150,12 +159,19 @@ async function startIn(
   const details = JSON.stringify([{ type: `${server}/rar/task/v1`, purpose: 'bench', capabilities: ['demo/orders-ro'], life_seconds: 3_600, ttl: 900 }])
   const issuerToken = (claims = {}) => issuer.githubToken(server, claims)
 
+  const byOperator = { authorization: `Bearer ${operator}`, 'content-type': 'application/json' }
+  const guard = await post(`${server}/v1/guards`, JSON.stringify({ name: 'bench' }), byOperator)
   const world: World = {
     store,
     redis,
     db,
     workload,
     server,
+    other,
+    guardKey: guard.key,
+    signalBrokers: signal => {
+      for (const broker of brokers) if (!broker.hasEnded()) process.kill(broker.mark.pid, signal)
+    },
     issuerToken,
     issue: async repositoryId => (await world.prepared(repositoryId))(),
     async prepared(repositoryId) {
@@ -173,8 +189,7 @@ async function startIn(
       }
     },
     async revoke(selector) {
-      const headers = { authorization: `Bearer ${operator}`, 'content-type': 'application/json' }
-      return (await post(`${server}/v1/revocations`, JSON.stringify({ selector, reason: 'bench' }), headers)).revocation
+      return (await post(`${server}/v1/revocations`, JSON.stringify({ selector, reason: 'bench' }), byOperator)).revocation
     },
     isActive: async token => (await post(`${other}/oauth2/introspect`, new URLSearchParams({ token }).toString(), { ...form, authorization: basic })).active,
     async restartRedis() {
