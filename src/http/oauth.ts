@@ -179,10 +179,26 @@ function resourceServer(doors: Doors, req: Request): Audience {
   if (given?.scheme !== 'basic') throw refused()
   const text = Buffer.from(given.value, 'base64').toString('utf8')
   const at = text.indexOf(':')
-  const audience = doors.audiences.find(a => a.name === text.slice(0, at))
-  // Compared as digests in constant time, also when there is no such server: absence must not be faster than a wrong secret (H24).
-  const shown = Buffer.from(Secret.token(text.slice(at + 1) || 'none').digest())
-  const wanted = Buffer.from(audience?.secret?.digest() ?? Secret.token('absent').digest())
-  if (!timingSafeEqual(shown, wanted) || !audience?.secret) throw refused()
+  const plain = [text.slice(0, at), text.slice(at + 1)] as const
+  // As RFC 7617 joins them, and form-encoded before (RFC 6749 section 2.3.1): stock clients encode even the `-` of a name.
+  const audiences = [plain, plain.map(formDecoded) as [string, string]].map(([name, secret]) => authenticated(doors, name, secret))
+  const audience = audiences.find(a => a !== null)
+  if (!audience) throw refused()
   return audience
+}
+
+function authenticated(doors: Doors, name: string, secret: string): Audience | null {
+  const audience = doors.audiences.find(a => a.name === name)
+  // Compared as digests in constant time, also when there is no such server: absence must not be faster than a wrong secret (H24).
+  const shown = Buffer.from(Secret.token(secret || 'none').digest())
+  const wanted = Buffer.from(audience?.secret?.digest() ?? Secret.token('absent').digest())
+  return timingSafeEqual(shown, wanted) && audience?.secret ? audience : null
+}
+
+function formDecoded(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll('+', ' '))
+  } catch {
+    return text
+  }
 }
