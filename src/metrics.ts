@@ -13,6 +13,8 @@ export interface Metrics {
 export interface Asked {
   /** Seconds since the oldest signing key became current. */
   readonly keyAgeSeconds?: number | null
+  /** This replica's feed. */
+  readonly feed?: { readonly seq: number; readonly staleMs: number; readonly followers: number }
   /** Jobs by queue and state (`waiting`, `delayed`, `active`). */
   readonly jobs?: Readonly<Record<string, Readonly<Record<string, number>>>>
 }
@@ -53,6 +55,9 @@ export function createMetrics(): Metrics {
   const overdue = new Gauge({ name: 'curfew_revocation_overdue_seconds', help: 'Age of the oldest expiry that is not closed', registers })
   const storeUp = new Gauge({ name: 'curfew_store_up', help: '1 when the store answered this scrape', registers })
   const keyAge = new Gauge({ name: 'curfew_signing_key_age_seconds', help: 'Since the oldest signing key became current', registers })
+  const feedSeq = new Gauge({ name: 'curfew_feed_seq', help: 'The last act that this replica has read', registers })
+  const feedStale = new Gauge({ name: 'curfew_feed_stale_seconds', help: 'Since this replica read the truth', registers })
+  const feedFollowers = new Gauge({ name: 'curfew_feed_followers', help: 'Guards that follow this replica', registers })
   const jobs = new Gauge({ name: 'curfew_queue_jobs', help: 'Jobs by queue and state', labelNames: ['queue', 'state'], registers })
 
   return {
@@ -87,6 +92,12 @@ export function createMetrics(): Metrics {
         storeUp.set(0)
       }
       if (typeof more.keyAgeSeconds === 'number') keyAge.set(more.keyAgeSeconds)
+      if (more.feed) {
+        feedSeq.set(more.feed.seq)
+        feedFollowers.set(more.feed.followers)
+        // What was never read has no age: the line stays out until it has.
+        if (Number.isFinite(more.feed.staleMs)) feedStale.set(more.feed.staleMs / 1000)
+      }
       jobs.reset()
       for (const [queue, counts] of Object.entries(more.jobs ?? {})) for (const [state, n] of Object.entries(counts)) jobs.set({ queue, state }, n)
       return registry.metrics()

@@ -382,6 +382,8 @@ export interface Follower {
 /** One replica's view of what has been revoked: read from the truth by `seq`, hurried by the doorbell. */
 export interface Feed {
   readonly seq: number
+  /** Those who follow this replica now. */
+  readonly followers: number
   /** Since the truth was last read, in milliseconds. */
   staleMs(): number
   entries(): Iterable<FeedEntry>

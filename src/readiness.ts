@@ -1,11 +1,15 @@
 /** Owns the answer to "may traffic come here": line by line, honest about what works without. */
 import type { App } from './compose.js'
 import type { Readiness } from './http/route.js'
+import type { Feed } from './ports.js'
+
+/** Guards refuse everything past their own bound, 5 s by default. */
+const FEED_STALE_MS = 3_000
 
 type Line = Readiness['lines'][number]
 
 /** Without the store nothing can be issued or revoked: down. Everything else degrades, since the way to revoke must stay in rotation. */
-export async function readinessOf(app: App): Promise<Readiness> {
+export async function readinessOf(app: App, feed: Feed): Promise<Readiness> {
   const lines: Line[] = await Promise.all([
     line('store', 'down', async () => {
       await app.store.ping()
@@ -17,6 +21,13 @@ export async function readinessOf(app: App): Promise<Readiness> {
       const { ok, detail } = await app.queue.health()
       if (!ok) throw new Error(`${detail}: revocations ride on the sweep`)
       return detail
+    }),
+    line('feed', 'degraded', async () => {
+      const staleMs = feed.staleMs()
+      if (staleMs > FEED_STALE_MS)
+        throw new Error(`the truth was not read for ${Number.isFinite(staleMs) ? `${Math.round(staleMs / 1000)} s` : 'ever'}: guards here grow stale`)
+      const { applied, of, slowestMs } = await app.store.guards.attendance(feed.seq)
+      return `seq ${feed.seq}, guards ${applied}/${of}${slowestMs === null ? '' : `, slowest ${Math.round(slowestMs)} ms`}`
     }),
     line('overdue', 'degraded', async () => {
       const { overdueSeconds, stuck, revoking } = await app.store.credentials.counts()

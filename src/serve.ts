@@ -40,7 +40,7 @@ export function doorsOf(app: App, feed: Feed): Doors {
     hookCounted: app.deps.meter.hook,
     sealDigest: app.sealDigest,
     feed,
-    readiness: () => readinessOf(app),
+    readiness: () => readinessOf(app, feed),
     log: app.log,
   }
 }
@@ -50,7 +50,9 @@ export async function serve(app: App): Promise<Serving> {
   const doors = doorsOf(app, feed)
   const api: Listener = await listen(createApp(doors), app.config.server.listen, app.config.server.maxConnections)
   const inner: Listener = await listen(
-    createInternalApp(doors, () => app.metrics.text(app.store, { keyAgeSeconds: app.signer.ageSeconds() })),
+    createInternalApp(doors, () =>
+      app.metrics.text(app.store, { keyAgeSeconds: app.signer.ageSeconds(), feed: { seq: feed.seq, staleMs: feed.staleMs(), followers: feed.followers } }),
+    ),
     app.config.server.internal,
     100,
   )

@@ -164,6 +164,9 @@ export function startReplica(options: ReplicaOptions): Replica {
     get seq() {
       return index.seq
     },
+    get followers() {
+      return followers.size
+    },
     staleMs,
     entries: () => index.entries(),
     ready: () => first,
