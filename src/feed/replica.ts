@@ -1,5 +1,5 @@
 /** Owns one replica's feed: it reads the truth by `seq`, holds it in memory, and tells those who follow; Redis only rings. */
-import type { GuardId } from '../domain/ids.js'
+import { type GuardId, isId, namedId } from '../domain/ids.js'
 import type { FeedEntry } from '../domain/revocation.js'
 import { RevocationIndex } from '../domain/revocation-index.js'
 import type { Clock, Feed, Follower, GuardStore, RevocationLog } from '../ports.js'
@@ -77,7 +77,7 @@ export function startReplica(options: ReplicaOptions): Replica {
     for (let full = true; full && !stopped; ) {
       const entries = await revocations.since(index.seq, PAGE)
       const acts = new Map<number, FeedEntry[]>()
-      for (const entry of entries) acts.set(entry.seq, [...(acts.get(entry.seq) ?? []), entry])
+      for (const entry of entries) acts.set(entry.seq, [...(acts.get(entry.seq) ?? []), asInTokens(entry)])
       for (const [seq, own] of acts) tell(seq, own)
       full = acts.size === PAGE
     }
@@ -188,4 +188,9 @@ export function startReplica(options: ReplicaOptions): Replica {
       await attending.stop()
     },
   }
+}
+
+/** A responder names an issuer as the configuration does, tokens by its id: a guard can only compare the latter. */
+function asInTokens(entry: FeedEntry): FeedEntry {
+  return entry.kind === 'issuer' && !isId('issuer', entry.key) ? { ...entry, key: namedId('issuer', entry.key) } : entry
 }

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, request } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import supertest from 'supertest'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { namedId } from '../../src/domain/ids.js'
 import { type Caller, caller } from '../caller.js'
 import { type House, makeHouse } from '../house.js'
 
@@ -226,4 +227,15 @@ describe('acknowledgements', () => {
     expect((await supertest(house.http).post('/v1/guards').set('Authorization', `Bearer ${admin}`).send({ name: 'orders' })).status).toBe(409)
     f.close()
   })
+})
+
+it('names an issuer as tokens do, whichever way the responder did', async () => {
+  const f = follow({}, 'issuers')
+  await until(() => f.named('ready').length === 1)
+  for (const issuer of ['agents', namedId('issuer', 'agents')]) {
+    const act = await revoke({ issuer })
+    await until(() => f.named('revoked').some(e => e.data.seq === act.seq))
+    expect(f.named('revoked').at(-1)?.data.entries).toMatchObject([{ kind: 'issuer', key: namedId('issuer', 'agents') }])
+  }
+  f.close()
 })
