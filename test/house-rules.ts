@@ -95,7 +95,7 @@ export const ROOMS: Readonly<Record<string, { readonly may: readonly string[]; r
 export function backwardImports(house: House): Finding[] {
   const findings: Finding[] = []
   for (const { file, line, target } of allImports(house)) {
-    if (!target.startsWith('src/') && !target.startsWith('workers/') && !/^(test|bench|scripts|bin|dist)\//.test(target)) continue
+    if (!target.startsWith('src/') && !target.startsWith('workers/') && !/^(test|bench|scripts|bin|dist|examples)\//.test(target)) continue
     const [from, to] = [roomOf(file), roomOf(target)]
     if (from === to) continue
     const room = ROOMS[from]

@@ -50,6 +50,14 @@ describe('our house', () => {
   for (const rule of TEXTS) test(`${rule.name} stands only where it may`, () => expect(told(misplacedTexts(ours, [rule]))).toEqual([]))
   test('no file is longer than one can hold in mind', () => expect(told(longFiles(ours))).toEqual([]))
   test('every file says first what it owns', () => expect(told(unopened(ours))).toEqual([]))
+  test('an example imports its own files and what has a public name, as its readers do', () => {
+    const examples = read('examples')
+    expect(examples.size).toBeGreaterThan(0)
+    const imports = [...examples].flatMap(([file, text]) => importsOf(file, text))
+    expect(imports.some(i => i.target === 'curfew/guard')).toBe(true)
+    expect(imports.filter(i => !/^(?:examples\/|node:|curfew\/guard$|express$|pg$)/.test(i.target))).toEqual([])
+    expect(told([...longFiles(examples), ...unopened(examples), ...circularImports(examples)])).toEqual([])
+  })
   test('in production the failpoints are empty', () => {
     const text = ours.get('src/failpoint.ts') ?? ''
     expect(text).toMatch(/export async function fp\(_at: Failpoint\): Promise<void> \{\}/)
@@ -92,6 +100,7 @@ describe('the rules find what they are for', () => {
     ['a command that imports an entry', { 'src/cli/a.ts': "import { x } from '../main.js'", 'src/main.ts': '' }, /cli may not import main/],
     ['compose that looks up', { 'src/compose.ts': "import { x } from './http/a.js'", 'src/http/a.ts': '' }, /compose may not import http/],
     ['code that knows a test', { 'src/broker/a.ts': "import { x } from '../../test/house.js'" }, /broker may not import test/],
+    ['code that knows an example', { 'src/dev/a.ts': "import { x } from '../../examples/orders-api/app.js'" }, /dev may not import examples/],
     [
       'the hook of fault runs outside the verbs',
       { 'src/http/a.ts': "import { fp } from '#failpoint'", 'src/failpoint.ts': '' },

@@ -123,12 +123,24 @@ describe.each(KINDS)('a token for $audience, bound to a key: $bound', ({ capabil
   })
 })
 
-test('whoever verifies alone takes a bound token without its proof: why such audiences are registered as not sender-constrained', async () => {
+test('of a bound token: bare jwtVerify misses the proof, oauth4webapi asks for it but takes one twice, the guard neither', async () => {
   const held = await ci.opened()
   const token = (await ci.credential(held, 'demo/orders-ro')).body.secret.token as string
   const keys = createRemoteJWKSet(new URL(as.jwks_uri as string), { [customFetch]: fetched as never })
   await expect(jwtVerify(token, keys, { issuer: as.issuer, audience: ORDERS, typ: 'at+jwt' })).resolves.toBeDefined()
+
+  const at = `${ORDERS}orders`
   const [guard] = guards as [Guard]
-  const request = new Request(`${ORDERS}orders`, { headers: { authorization: `Bearer ${token}` } })
-  await expect(guard.verify(request)).rejects.toMatchObject({ code: 'bearer_downgrade' })
+  const checked = (request: Request) =>
+    oauth.validateJwtAccessToken(as, request, ORDERS, { [oauth.customFetch]: fetched as never, signingAlgorithms: ['ES256'] } as never)
+  const bare = new Request(at, { headers: { authorization: `Bearer ${token}` } })
+  await expect(checked(bare)).rejects.toThrow()
+  await expect(guard.verify(bare)).rejects.toMatchObject({ code: 'bearer_downgrade' })
+
+  const dpop = await ci.proof('GET', '', token, { htu: at })
+  const proven = () => new Request(at, { headers: { authorization: `DPoP ${token}`, dpop } })
+  await expect(checked(proven())).resolves.toBeDefined()
+  await expect(checked(proven())).resolves.toBeDefined()
+  await expect(guard.verify(proven())).resolves.toBeDefined()
+  await expect(guard.verify(proven())).rejects.toMatchObject({ code: 'proof_replayed' })
 })
