@@ -21,11 +21,13 @@ async function opened(world: World): Promise<{ guard: Process; readyMs: number; 
   return { guard, readyMs, entries }
 }
 
-async function sampled(world: World, guard: Process, n: number): Promise<number[]> {
+/** @param apartMs up to so long between two, so that none is in step with what is read by the clock. */
+async function sampled(world: World, guard: Process, n: number, apartMs = 0): Promise<number[]> {
   const made = await Promise.all(Array.from({ length: n }, () => world.issue('456790')))
   const took: number[] = []
   for (const { id, token } of made) {
     await guard.ask({ kind: 'watch', tokens: [token] }, 'watching')
+    if (apartMs > 0) await sleep(Math.random() * apartMs)
     const refusal = guard.hear('refused')
     const began = monotonic()
     const act = world.revoke({ credential: id })
@@ -99,7 +101,7 @@ async function withoutRedis(world: World, report: Report, guard: Process): Promi
   await world.redis.stop()
   try {
     const rounds: number[][] = []
-    for (let round = 0; round < ROUNDS; round++) rounds.push(await sampled(world, guard, SAMPLES_WITHOUT_REDIS))
+    for (let round = 0; round < ROUNDS; round++) rounds.push(await sampled(world, guard, SAMPLES_WITHOUT_REDIS, 1_000))
     figures(report, 'Redis stopped', rounds, { max: 1_500 })
   } finally {
     await world.restartRedis()
@@ -140,6 +142,8 @@ export async function benchSilence(world: World, report: Report): Promise<void> 
       if (signal === 'SIGKILL') break
       world.signalBrokers('SIGCONT')
       await passesAgain(guard, tokens)
+      // What was read before the stop is not counted as fresh for the next round.
+      await sleep(3_000)
     }
     report.figure({
       what: 'brokers stopped → everything is refused, worst',
