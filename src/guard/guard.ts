@@ -1,4 +1,5 @@
 /** Owns `curfew/guard`: what a resource server imports to refuse by itself what is not for it, not in time, not proven or revoked, and to end what runs when its credential ends. */
+import { setMaxListeners } from 'node:events'
 import { RevocationIndex } from '../domain/revocation-index.js'
 import { type Needed, refuseOutOfReach } from './access.js'
 import { type Express, expressMiddleware, type FetchHandler, fetchHandler, type Needs } from './adapters.js'
@@ -60,6 +61,8 @@ export function createGuard(options: GuardOptions): Guard {
   const settings = settle(options)
   const { audience, issuer, log, mode } = settings
   const ended = new AbortController()
+  // One for each request that is on its way out, and each goes with it.
+  setMaxListeners(0, ended.signal)
   const out = { fetch: settings.fetch, signal: ended.signal }
   const now = () => settings.clock().getTime()
   const index = new RevocationIndex()

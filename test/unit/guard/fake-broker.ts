@@ -32,6 +32,8 @@ export interface FakeBroker {
   date: string | null
   /** A replica whose `seq` lies below a guard's goes on as if nothing were amiss, instead of sending everything. */
   resumesBehind: boolean
+  /** What a stream begins with, instead of what stands. */
+  opening: string | null
   readonly seen: { lastEventIds: (string | null)[]; acks: number[]; instances: Set<string>; introspections: number; jwks: number; feeds: number }
   revoke(...entries: WireEntry[]): number
   beat(): void
@@ -69,6 +71,7 @@ export async function fakeBroker(): Promise<FakeBroker> {
     metadata: { issuer: url, jwks_uri: `${url}/.well-known/jwks.json`, introspection_endpoint: `${url}/oauth2/introspect` },
     date: null,
     resumesBehind: false,
+    opening: null,
     seen: { lastEventIds: [], acks: [], instances: new Set(), introspections: 0, jwks: 0, feeds: 0 },
     revoke(...entries) {
       broker.seq++
@@ -98,6 +101,11 @@ export async function fakeBroker(): Promise<FakeBroker> {
     broker.seen.lastEventIds.push(last)
     broker.seen.instances.add(String(req.headers['curfew-guard-instance']))
     res.writeHead(200, { 'content-type': 'text/event-stream', ...(broker.date ? { date: broker.date } : {}) })
+    if (broker.opening !== null) {
+      res.flushHeaders()
+      res.write(broker.opening)
+      return
+    }
     const after = last === null ? null : Number(last)
     if (after === null || (after > broker.seq && !broker.resumesBehind)) {
       for (const act of broker.acts) res.write(event('entries', { entries: act.entries }))

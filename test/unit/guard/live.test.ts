@@ -112,6 +112,37 @@ describe('what runs ends with its credential', () => {
   })
 })
 
+describe('what changes while a request is looked at', () => {
+  test('revoked while the replay store is asked: refused, the last look is the last', async () => {
+    const t = await iss.mint()
+    const g = await iss.guard({ replay: { claim: async () => (await iss.revoke(t.credential)) > 0 } })
+    await expect(see(t, g)).rejects.toMatchObject({ code: 'revoked' })
+    const calm = await iss.guard({ replay: { claim: async () => true } })
+    await see(await iss.mint(), calm)
+  })
+  test('stale by then: refused', async () => {
+    const wait = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
+    const g = await iss.guard({ revocation: { maxStaleMs: 1_000 }, replay: { claim: () => wait(850).then(() => true) } })
+    const t = await iss.mint()
+    iss.cut()
+    await wait(300)
+    expect(g.health().ok).toBe(true)
+    await expect(see(t, g)).rejects.toMatchObject({ code: 'stale_feed' })
+    iss.cut(false)
+    await expect.poll(() => g.health().ok, { timeout: 5_000 }).toBe(true)
+    await see(await iss.mint(), g)
+  })
+  test('expired while introspection is asked: refused', async () => {
+    const t = await iss.mint({ bound: false, ttlSeconds: 10 })
+    const fetch: typeof iss.fetch = async (url, init) => {
+      if (url.endsWith('/introspect')) iss.clock.advance(16_000)
+      return url.endsWith('/introspect') ? Response.json({ active: true, jti: t.credential }) : iss.fetch(url, init)
+    }
+    const g = await iss.guard({ introspection: { client: 'a', secret: 'b' }, fetch })
+    await expect(see(t, g)).rejects.toMatchObject({ code: 'token_expired' })
+  })
+})
+
 describe('R07 the cache of verified tokens', () => {
   test.each([[5_000], [1], [0]])('of %i never outlives a revocation, an expiry or a proof', async cacheSize => {
     const g = await iss.guard({ cacheSize })
@@ -129,6 +160,16 @@ describe('R07 the cache of verified tokens', () => {
     await see(c, g)
     await iss.revoke({ all: true })
     await expect(see(c, g)).rejects.toMatchObject({ code: 'revoked' })
+  })
+  test('P42 a key that its issuer took back is not believed on account of it', async () => {
+    const t = await iss.mint({ bound: false })
+    await see(t)
+    await iss.rotate({ keep: false })
+    const real = performance.now.bind(performance)
+    vi.spyOn(performance, 'now').mockImplementation(() => real() + 301_000)
+    await expect.poll(() => see(t).catch(e => e.code), { timeout: 5_000 }).toBe('key_unknown')
+    vi.restoreAllMocks()
+    await see(await iss.mint({ bound: false }))
   })
   test('T46 another signature, or another spelling, under the same claims is not found in it', async () => {
     const t = await iss.mint({ bound: false })
