@@ -10,7 +10,7 @@ import { type Broker, kill, NEVER_MS, type World } from './world.js'
 
 const REVOKE = /^(POST|PUT) \/v1\/sys\/leases\/revoke/
 /** A worker that lives for one job: its own sweep would do the work of the queue. */
-const ONE_JOB = { timers: { sweepMs: NEVER_MS, reconcileMs: NEVER_MS } }
+export const ONE_JOB = { timers: { sweepMs: NEVER_MS, reconcileMs: NEVER_MS } }
 /** After the claim of the dead has run out (security.md, F14 to F22). */
 const BOUND_MS = 60_000
 
@@ -29,13 +29,13 @@ const deaths: readonly Death[] = [
   { id: 'F21', name: 'committed, job unacknowledged (4)', kill: (world, clients) => atStep(world, clients, 'revoke.4') },
 ]
 
-async function issued(clients: Clients): Promise<Held> {
+export async function issued(clients: Clients): Promise<Held> {
   const held = await clients.opened()
   if ((await clients.issue(held, 'db')).status !== 201) throw new Error('nothing was issued')
   return held
 }
 
-async function ends(worker: Child): Promise<void> {
+export async function ends(worker: Child): Promise<void> {
   for (let i = 0; i < 500 && !worker.hasEnded(); i++) await sleep(20)
   if (!worker.hasEnded()) throw new Error('the worker lives on')
 }

@@ -80,8 +80,9 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
       const dropped = all.filter(e => e.sentAt < down - 5 && e.ackAt >= down && e.status === 0)
       c.expect(faults.length <= all.length / 100, `${faults.length} of ${all.length} answers are 5xx`)
       c.expect(dropped.length === 0, `${dropped.length} acts in hand were dropped: ${dropped.map(e => e.op).join(', ')}`)
-      // A kept connection is served until the drain ends, and whoever asks at that moment hears nothing; nothing listens for the others.
+      // Every answer during the drain says that it is the last on its connection: nobody asks on one that is then closed, and nothing listens for the others.
       const cut = all.filter(e => e.status === 0 && e.sentAt >= down && e.problem !== 'ECONNREFUSED').length
+      c.expect(cut === 0, `${cut} acts were cut at the end of the drain`)
       const inHand = all.filter(e => e.sentAt < down && e.ackAt >= down).length
       return `${tally(seen)}; drained in ${up - down} ms with ${inHand} acts in hand, ${faults.length} answers 5xx, ${cut} cut at its end; slowest confirmation ${seen.slowestMs} ms`
     })

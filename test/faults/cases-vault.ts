@@ -278,7 +278,7 @@ async function lostLease(world: World, report: Report, inTurn: InTurn): Promise<
 }
 
 /** Tokens and roles by the names of the credentials of these tasks, whatever their rows say. */
-async function things(world: World, tasks: readonly string[]): Promise<string[]> {
+export async function things(world: World, tasks: readonly string[]): Promise<string[]> {
   const rows = await world.rows<{ id: string }>('store', 'select id from curfew.credentials where task = any($1::text[])', [tasks])
   const names = rows.flatMap(({ id }) => [id, dashed(id).toLowerCase()])
   return (await upstream(world)).map(text).filter(t => names.some(n => t.includes(n)))

@@ -1,7 +1,11 @@
 /** Owns `npm run test:faults`: which walks are run, and the order of their cases. */
 import { parseArgs } from 'node:util'
 import { isAbsent } from '../../src/dev/find.js'
+import { answerCases } from './cases-answers.js'
+import { clockCases, stillCases } from './cases-clock.js'
+import { embeddedCases } from './cases-embedded.js'
 import { issueCases, settled } from './cases-issue.js'
+import { queueCases } from './cases-queue.js'
 import { changedLater, redisCases } from './cases-redis.js'
 import { revokeCases } from './cases-revoke.js'
 import { storeCases } from './cases-store.js'
@@ -12,6 +16,7 @@ import { buildWorld, TIMERS } from './world.js'
 
 const USAGE = 'usage: npm run test:faults -- [issue|revoke] [--seed N] [--long] [--report FILE] | --runs N [--seed S] [--break version-fence]'
 
+const NOT_RUN = 'F25 not run: Vault calls a lease irrevocable after six attempts of its own, which take 310 to 930 s; F24 has the outage without it'
 const WALKS = ['issue', 'revoke']
 
 function asked() {
@@ -67,10 +72,13 @@ async function main(): Promise<number> {
     if (wanted('issue', 'issue')) await issueCases(world, report, seed)
     // What was killed inside a mint waits for a listing 110 s later (security.md 3.4): those runs come first, and their wait passes beside the others.
     if (wanted('revoke', 'random')) await randomRuns(world, report, { runs: 3, seed })
+    if (wanted('revoke', 'answers')) await Promise.all([answerCases(world, report), clockCases(world, report)])
     if (wanted('revoke', 'store')) await storeCases(world, report, seed)
     if (wanted('revoke', 'redis')) await redisCases(world, report, seed)
+    if (wanted('revoke', 'queue')) await Promise.all([stillCases(world, report, () => queueCases(world, report)), embeddedCases(world, report)])
     if (wanted('revoke', 'revoke')) await revokeCases(world, report, values.long)
     await later?.(report)
+    if (wanted('revoke', 'revoke')) say(NOT_RUN)
     await settled(world, report)
     writeReport(values.report, report.counts)
     return report.end()

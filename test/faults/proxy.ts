@@ -1,4 +1,4 @@
-/** Owns a TCP proxy in front of a dependency: it holds requests or answers, cuts connections, and refuses new ones, on demand. */
+/** Owns a TCP proxy in front of a dependency: it holds requests or answers, puts others in their place, cuts connections, and refuses new ones, on demand. */
 import { connect, createServer, type Socket } from 'node:net'
 import { freePort } from '../../src/dev/ports.js'
 
@@ -9,10 +9,21 @@ export interface Hold {
   release(): void
 }
 
+/** An answer of ours in the place of the server's, after which the connection ends. */
+export interface Forgery {
+  /** Whether the request is done all the same. */
+  readonly reaches: boolean
+  /** @param body the server's own, empty when it was not asked or had nothing to say. */
+  readonly answer: (body: string) => string
+  readonly times?: number
+}
+
 export interface TcpProxy {
   readonly address: string
   /** The next `times` requests whose first line matches: the request does not reach the server, or its answer does not come back. */
   hold(what: 'request' | 'answer', line: RegExp, options?: { times?: number; ms?: number }): Hold
+  /** The next `times` requests whose first line matches are answered by us. */
+  forge(line: RegExp, forgery: Forgery): { readonly left: () => number; release(): void }
   /** Every open connection is reset; new ones are let in, unless refused. */
   cut(): void
   refuse(refused: boolean): void
@@ -28,8 +39,25 @@ interface Rule {
   readonly meet: () => void
 }
 
+interface Forged extends Forgery {
+  readonly line: RegExp
+  left: number
+}
+
+/** The body of an answer that is all there, or null. */
+function bodyOf(answer: string): string | null {
+  const end = answer.indexOf('\r\n\r\n')
+  if (end < 0) return null
+  const [head, body] = [answer.slice(0, end), answer.slice(end + 4)]
+  if (/^HTTP\/1\.1 (204|304)/.test(head)) return ''
+  const length = /^content-length: (\d+)/im.exec(head)?.[1]
+  if (length === undefined) throw new Error(`an answer without a length cannot be put in another's place: ${head.split('\r\n', 1)}`)
+  return body.length < Number(length) ? null : body
+}
+
 export async function startProxy(target: { host: string; port: number }): Promise<TcpProxy> {
   const rules = new Set<Rule>()
+  const forgeries = new Set<Forged>()
   const sockets = new Set<Socket>()
   let isRefusing = false
 
@@ -42,6 +70,8 @@ export async function startProxy(target: { host: string; port: number }): Promis
       socket.on('close', () => sockets.delete(socket))
     }
     let held: Rule | null = null
+    let forged: Forged | null = null
+    let real = ''
     const waiting: (() => void)[] = []
     /** Both ways wait while one is held: a connection carries one request at a time. */
     const pass = (to: Socket, way: Rule['what'], chunk: Buffer) => {
@@ -57,6 +87,13 @@ export async function startProxy(target: { host: string; port: number }): Promis
     }
     near.on('data', chunk => {
       const first = chunk.toString('latin1', 0, 300).split('\r\n', 1)[0] ?? ''
+      const forgery = forged ? undefined : [...forgeries].find(f => f.left > 0 && f.line.test(first))
+      if (forgery) {
+        forged = forgery
+        forgery.left--
+        if (!forgery.reaches) near.end(forgery.answer(''), 'latin1')
+      }
+      if (forged && !forged.reaches) return
       const rule = [...rules].find(r => r.left > 0 && r.line.test(first))
       if (rule) {
         held = rule
@@ -66,7 +103,12 @@ export async function startProxy(target: { host: string; port: number }): Promis
       }
       pass(far, 'request', chunk)
     })
-    far.on('data', chunk => pass(near, 'answer', chunk))
+    far.on('data', chunk => {
+      if (!forged) return pass(near, 'answer', chunk)
+      real += chunk.toString('latin1')
+      const body = bodyOf(real)
+      if (body !== null) near.end(forged.answer(body), 'latin1')
+    })
     near.on('close', () => held || far.destroy())
     far.on('close', () => near.destroy())
   }
@@ -93,6 +135,11 @@ export async function startProxy(target: { host: string; port: number }): Promis
           for (const go of rule.held.splice(0)) go()
         },
       }
+    },
+    forge(line, forgery) {
+      const rule: Forged = { ...forgery, line, left: forgery.times ?? 1 }
+      forgeries.add(rule)
+      return { left: () => rule.left, release: () => void forgeries.delete(rule) }
     },
     cut,
     refuse(refused) {

@@ -11,6 +11,7 @@ export interface Case {
   /** Something that must hold did not. */
   wrong(text: string): void
   orphan(text: string): void
+  lost(text: string): void
   expect(isSo: boolean, text: string): void
   /** Follows the run with every checker, and adds what they find; answers how late the rows of this run died. */
   judge(): Promise<{ readonly slowestMs: number; readonly rows: number }>
@@ -40,6 +41,7 @@ export function newReport(world: World): Report {
           ledger,
           wrong: text => void bad.violations.push(text),
           orphan: text => void bad.orphans.push(text),
+          lost: text => void bad.lost.push(text),
           expect: (isSo, text) => void (isSo || bad.violations.push(text)),
           async judge() {
             const found = await check(world, ledger, mark)

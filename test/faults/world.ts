@@ -47,6 +47,8 @@ export interface Start {
   readonly broken?: string
   /** Another Redis than the world's. */
   readonly redisUrl?: string
+  /** How far its clock is ahead of everybody else's. */
+  readonly aheadMs?: number
 }
 
 /** Without a goodbye: a polite end waits 5 s for connections that clients keep open, and is a case of its own (F41). */
@@ -216,13 +218,18 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
     writeFileSync(path, stringify(settings(place, at, start, level)))
     return path
   }
-  const node = (file: string, config: string) => ['--conditions=curfew-faults', '--disable-proto=delete', join(repository(), 'dist', file), config]
-  const armed = ({ failpoint, broken, redisUrl }: Start) =>
+  const dist = (file: string) => join(repository(), 'dist', file)
+  const node = (file: string, config: string, { aheadMs }: Start) => [
+    ...['--conditions=curfew-faults', '--disable-proto=delete', ...(aheadMs ? ['--import', dist('test/faults/clock.js')] : [])],
+    ...[dist(file), config],
+  ]
+  const armed = ({ failpoint, broken, redisUrl, aheadMs }: Start) =>
     inherited({
       ...env,
       ...(redisUrl ? { REDIS_URL: redisUrl } : {}),
       ...(failpoint ? { CURFEW_FAILPOINT: failpoint } : {}),
       ...(broken ? { CURFEW_BREAK: broken } : {}),
+      ...(aheadMs ? { CURFEW_AHEAD_MS: String(aheadMs) } : {}),
     })
 
   const operatorFile = join(dir, 'operator.token')
@@ -239,7 +246,7 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
         name,
         dir,
         command: process.execPath,
-        args: node('src/main.js', configOf(name, at, start, 'warn')),
+        args: node('src/main.js', configOf(name, at, start, 'warn'), start),
         env: armed(start),
         ready: async () => (await call('GET', `${at.url}/readyz`)).status === 200,
       })
@@ -251,7 +258,7 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
         name,
         dir,
         command: process.execPath,
-        args: node('workers/main.js', configOf(name, await endpoint(), start, 'info')),
+        args: node('workers/main.js', configOf(name, await endpoint(), start, 'info'), start),
         env: armed(start),
         // It listens nowhere; its log is the only place where it says that its queues are open.
         ready: async () => readFileSync(join(dir, `${name}.log`), 'utf8').includes('"event":"working"'),
