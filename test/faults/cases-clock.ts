@@ -5,7 +5,7 @@ import { EXPIRE_QUEUE, WORKER_OPTIONS } from '../../src/queue/jobs.js'
 import { ends, issued, ONE_JOB } from './cases-revoke.js'
 import { isStopped } from './formation.js'
 import { clientsOf, type Held } from './ledger.js'
-import { DESTROY_QUEUE, handOn, PREFIX, redisOf, rowOf, when } from './queues.js'
+import { DESTROY_QUEUE, FIRST_SWEEP_MS, handOn, PREFIX, putOff, redisOf, rowOf, when } from './queues.js'
 import type { Case, Report } from './report.js'
 import { kill, TIMERS, type World } from './world.js'
 
@@ -109,6 +109,7 @@ export async function stillCases(world: World, report: Report, meanwhile: () => 
     const clients = clientsOf(world, at, c.ledger)
     const held = await issued(clients)
     const worker = await start(`${step}=stop`)
+    await sleep(FIRST_SWEEP_MS)
     await clients.complete(held)
     await when(`it stands at ${step}`, () => isStopped(worker.mark.pid))
     return { clients, held, worker, since: performance.now(), row: await rowOf(world, held.task) }
@@ -118,18 +119,22 @@ export async function stillCases(world: World, report: Report, meanwhile: () => 
   const set = new Promise<void>(resolve => {
     isSet = resolve
   })
-  let isFree = () => {}
-  const free = new Promise<void>(resolve => {
-    isFree = resolve
+  let isBoth = () => {}
+  const both = new Promise<void>(resolve => {
+    isBoth = resolve
   })
   let short: Awaited<ReturnType<typeof stops>> | null = null
   try {
+    await putOff(world)
     await Promise.all([
       report.case(`F43 worker stopped for ${SHORT_MS / 1000} s, after the destruction (3b)`, async c => {
         short = await stops(c, 'revoke.3b')
         isSet()
         const { held, worker, since, row } = short
+        // Awake, it would take the other's job.
+        await both
         await sleep(SHORT_MS - (performance.now() - since))
+        const stood = performance.now() - since
         const still = await rowOf(world, held.task)
         c.expect(still.version === row.version && still.claimed, `somebody else was there meanwhile: ${JSON.stringify(still)}`)
         resume(worker)
@@ -138,40 +143,37 @@ export async function stillCases(world: World, report: Report, meanwhile: () => 
         await c.judge()
         const last = await rowOf(world, held.task)
         c.expect(last.successes === 1 && last.version === row.version + 1, `afterwards ${JSON.stringify(last)}`)
-        return `its claim and its job were still its own; confirmed ${Math.round(late - SHORT_MS)} ms after it went on, one success`
+        return `its claim and its job were still its own; confirmed ${Math.round(late - stood)} ms after it went on, one success`
       }),
-      report
-        .case(`F43 worker stopped for ${LONG_MS / 1000} s, before the destruction (3a); job lock ${WORKER_OPTIONS.lockDuration / 1000} s`, async c => {
-          await set
-          const { clients, held, worker, since, row } = await stops(c, 'revoke.3a')
-          const lock = `${PREFIX}:${DESTROY_QUEUE}:destroy_${row.id}_${row.version - 1}:lock`
-          const hasLock = async () => (await world.redisCommand({ url: redis.url }, 'exists', lock)) === 1
-          c.expect(await hasLock(), 'its job had no lock')
-          await meanwhile()
-          const other = await start()
-          await revoked(held, 60_000)
-          const done = performance.now() - since
-          await sleep(LONG_MS - done)
-          c.expect(!(await hasLock()), 'the lock of its job still stood')
-          const before = await rowOf(world, held.task)
-          c.expect(before.successes === 1 && before.version > row.version, `the other's success: ${JSON.stringify(before)}`)
-          resume(worker)
-          await sleep(1_500)
-          c.expect(!worker.hasEnded(), 'it died of what it found')
-          const after = await rowOf(world, held.task)
-          c.expect(after.version === before.version && after.successes === 1, `it changed the row: ${JSON.stringify(after)}`)
-          // The twin: nobody else is there now, and the same worker does the same work.
-          await end(other)
-          if (short) await end(short.worker)
-          const twin = await issued(clients)
-          await clients.complete(twin)
-          await revoked(twin, 10_000)
-          await c.judge()
-          c.expect((await rowOf(world, twin.task)).successes === 1, 'the twin has no success')
-          return `another confirmed it after ${(done / 1000).toFixed(1)} s (claim run out); it went on, destroyed again and confirmed nothing; its next job succeeded`
-        })
-        .finally(isFree),
-      free,
+      report.case(`F43 worker stopped for ${LONG_MS / 1000} s, before the destruction (3a); job lock ${WORKER_OPTIONS.lockDuration / 1000} s`, async c => {
+        await set
+        const { clients, held, worker, since, row } = await stops(c, 'revoke.3a').finally(isBoth)
+        const lock = `${PREFIX}:${DESTROY_QUEUE}:destroy_${row.id}_${row.version - 1}:lock`
+        const hasLock = async () => (await world.redisCommand({ url: redis.url }, 'exists', lock)) === 1
+        c.expect(await hasLock(), 'its job had no lock')
+        await meanwhile()
+        const other = await start()
+        await revoked(held, 60_000)
+        const done = performance.now() - since
+        await sleep(LONG_MS - done)
+        c.expect(!(await hasLock()), 'the lock of its job still stood')
+        const before = await rowOf(world, held.task)
+        c.expect(before.successes === 1 && before.version > row.version, `the other's success: ${JSON.stringify(before)}`)
+        resume(worker)
+        await sleep(1_500)
+        c.expect(!worker.hasEnded(), 'it died of what it found')
+        const after = await rowOf(world, held.task)
+        c.expect(after.version === before.version && after.successes === 1, `it changed the row: ${JSON.stringify(after)}`)
+        // The twin: nobody else is there now, and the same worker does the same work.
+        await end(other)
+        if (short) await end(short.worker)
+        const twin = await issued(clients)
+        await clients.complete(twin)
+        await revoked(twin, 10_000)
+        await c.judge()
+        c.expect((await rowOf(world, twin.task)).successes === 1, 'the twin has no success')
+        return `another confirmed it after ${(done / 1000).toFixed(1)} s (claim run out); it went on, destroyed again and confirmed nothing; its next job succeeded`
+      }),
     ])
   } finally {
     await Promise.all([at.child, ...started].map(kill))

@@ -10,7 +10,7 @@ import type { Report } from './report.js'
 import type { World } from './world.js'
 
 /** Each opens it anew, which takes a second and more beside the others here. */
-const KILLS = 16
+const KILLS = 10
 
 export async function embeddedCases(world: World, report: Report): Promise<void> {
   const dir = join(world.dir, 'embedded')

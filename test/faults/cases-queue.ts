@@ -4,7 +4,7 @@ import type { Child } from '../../src/dev/process.js'
 import type { Redis } from '../../src/dev/redis.js'
 import { ends, issued, ONE_JOB } from './cases-revoke.js'
 import { clientsOf, type Held } from './ledger.js'
-import { DESTROY_QUEUE, type Hand, handOn, type Row, redisOf, rowOf, when } from './queues.js'
+import { DESTROY_QUEUE, FIRST_SWEEP_MS, type Hand, handOn, type Row, redisOf, rowOf, when } from './queues.js'
 import type { Case, Report } from './report.js'
 import { type Broker, kill, TIMERS, type World } from './world.js'
 
@@ -64,7 +64,7 @@ async function deaths(place: Place, report: Report): Promise<void> {
     const [since, before] = [Date.now(), await rowOf(world, held.task)]
     c.expect(picked === 1, `${picked} jobs were in hand`)
     place.worker = await startWorker(world, redis)
-    return revoked(c, place, held, before, since)
+    return revoked(c, place, held, before, since).finally(() => sleep(FIRST_SWEEP_MS))
   })
 
   await report.case('F15 worker kill -9: claim written, uncommitted', async c => {
@@ -95,7 +95,7 @@ async function deaths(place: Place, report: Report): Promise<void> {
     const [since, before] = [Date.now(), await rowOf(world, held.task)]
     c.expect(before.version === version + 1, `the claim of the dead counts: version ${before.version} after ${version}`)
     place.worker = await startWorker(world, redis)
-    return revoked(c, place, held, before, since)
+    return revoked(c, place, held, before, since).finally(() => sleep(FIRST_SWEEP_MS))
   })
 
   await report.case('F22 worker kill -9: job acknowledged', async c => {
@@ -205,6 +205,7 @@ export async function queueCases(world: World, report: Report): Promise<void> {
   const broker = await world.broker({ ...ONE_JOB, redisUrl: redis.url })
   const place: Place = { world, redis, broker, hand, worker: await startWorker(world, redis) }
   try {
+    await sleep(FIRST_SWEEP_MS)
     await deaths(place, report)
     await lostJobs(place, report)
     await report.case('F14, F15, F22, F23 twin: the same acts, an open queue and a worker that lives', async c => {

@@ -49,6 +49,17 @@ export async function when(what: string, isSo: () => Promise<boolean> | boolean,
   for (const since = performance.now(); !(await isSo()); await sleep(20)) if (performance.now() - since > ms) throw new Error(`it never came to this: ${what}`)
 }
 
+/** What earlier cases left waiting for a listing is looked at every 5 s, by whoever sweeps: not by the workers of a case that stop or die at the first row. */
+export async function putOff(world: World): Promise<void> {
+  await world.rows(
+    'store',
+    `update curfew.credentials set next_attempt_at = curfew.now() + interval '90 s', version = version + 1 where state in ('revoking', 'stuck') and claimed_until is null`,
+  )
+}
+
+/** A worker's first sweep comes at its start, and would do the work of a case's job. */
+export const FIRST_SWEEP_MS = 1_000
+
 export interface Row {
   readonly id: string
   readonly state: string
