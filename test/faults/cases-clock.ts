@@ -150,7 +150,8 @@ export async function stillCases(world: World, report: Report, meanwhile: () => 
         const { clients, held, worker, since, row } = await stops(c, 'revoke.3a').finally(isBoth)
         const lock = `${PREFIX}:${DESTROY_QUEUE}:destroy_${row.id}_${row.version - 1}:lock`
         const hasLock = async () => (await world.redisCommand({ url: redis.url }, 'exists', lock)) === 1
-        c.expect(await hasLock(), 'its job had no lock')
+        // On a crowded machine a first sweep may come late and take the row before the job does: told, since then no lock can be lost.
+        const byJob = await hasLock()
         await meanwhile()
         const other = await start()
         await revoked(held, 60_000)
@@ -172,7 +173,7 @@ export async function stillCases(world: World, report: Report, meanwhile: () => 
         await revoked(twin, 10_000)
         await c.judge()
         c.expect((await rowOf(world, twin.task)).successes === 1, 'the twin has no success')
-        return `another confirmed it after ${(done / 1000).toFixed(1)} s (claim run out); it went on, destroyed again and confirmed nothing; its next job succeeded`
+        return `taken by ${byJob ? 'its job, whose lock ran out' : 'its sweep'}; another confirmed it after ${(done / 1000).toFixed(1)} s (claim run out); it went on, destroyed again and confirmed nothing; its next job succeeded`
       }),
     ])
   } finally {

@@ -46,6 +46,9 @@ export interface Ledger {
 
 export const newLedger = (): Ledger => ({ entries: [], held: [], late: [], healedAt: 0, probes: 0, outages: [] })
 
+/** Every secret that a client was handed or showed, of all runs: none may lie in a sink (I11). */
+export const handed = new Set<string>()
+
 export interface Clients {
   open(capabilities?: readonly string[]): Promise<Held | null>
   /** Where a case cannot go on without one. */
@@ -134,6 +137,7 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
       if (entry.subject === null) return null
       const held: Held = { workload, evidence, task: entry.subject, token: heard.body.token, credential: null, refusedFrom: null, isBySignal: false }
       ledger.held.push(held)
+      for (const secret of [evidence, held.token]) handed.add(secret)
       return held
     },
     async opened() {
@@ -144,7 +148,10 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
     async issue(held, kind, ttlSeconds = 300) {
       const heard = await asHolder(held, 'credentials', { capability: kind === 'db' ? DB : JWT, ttl_seconds: ttlSeconds })
       const entry = write('issue', heard, held.task, b => b.credential.id, { decision: heard.body?.credential?.decision })
-      if (entry.subject !== null) held.credential = { id: entry.subject, kind, secret: heard.body.secret }
+      if (entry.subject !== null) {
+        held.credential = { id: entry.subject, kind, secret: heard.body.secret }
+        handed.add(heard.body.secret.token ?? heard.body.secret.PGPASSWORD)
+      }
       return entry
     },
     complete: async held =>

@@ -12,6 +12,7 @@ import { storeCases } from './cases-store.js'
 import { vaultCases } from './cases-vault.js'
 import { randomRuns } from './random.js'
 import { newReport, say, writeReport } from './report.js'
+import { sinkCases } from './sinks.js'
 import { buildWorld, TIMERS } from './world.js'
 
 const USAGE = 'usage: npm run test:faults -- [issue|revoke] [--seed N] [--long] [--report FILE] | --runs N [--seed S] [--break version-fence]'
@@ -80,6 +81,7 @@ async function main(): Promise<number> {
     await later?.(report)
     if (wanted('revoke', 'revoke')) say(NOT_RUN)
     await settled(world, report)
+    await sinkCases(world, report)
     writeReport(values.report, report.counts)
     return report.end()
   } finally {

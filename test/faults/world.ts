@@ -69,6 +69,10 @@ export interface World {
   readonly redis: Redis
   readonly operatorToken: string
   readonly secrets: { readonly signal: string; readonly audience: string }
+  /** Those that brokers and workers are started with. */
+  readonly ownSecrets: readonly string[]
+  /** The most memory that any broker or worker was seen with, in MB. */
+  peakMb(): number
   endpoint(): Promise<Endpoint>
   broker(start?: Start): Promise<Broker>
   worker(start?: Start): Promise<Child>
@@ -199,7 +203,7 @@ interface Place {
   readonly redisUrl: string
 }
 
-async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broker' | 'worker' | 'operatorToken'>> {
+async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broker' | 'worker' | 'operatorToken' | 'ownSecrets' | 'peakMb'>> {
   const { dir } = place
   const env = {
     STORE_URL: place.storeUrl,
@@ -209,6 +213,12 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
     ORDERS_SECRET: place.secrets.audience,
   }
   let started = 0
+  let peak = 0
+  const children: Child[] = []
+  const watch = setInterval(() => {
+    for (const child of children) if (!child.hasEnded()) peak = Math.max(peak, residentMb(child.mark.pid))
+  }, 500)
+  watch.unref()
   const endpoint = async (): Promise<Endpoint> => {
     const port = await freePort()
     return { url: `http://127.0.0.1:${port}`, port, internal: await freePort() }
@@ -238,6 +248,8 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
   await promisify(execFile)(process.execPath, [join(repository(), 'bin', 'curfew'), ...add], { env: inherited(env), timeout: 60_000 })
   return {
     operatorToken: readFileSync(operatorFile, 'utf8').trim(),
+    ownSecrets: [env.MASTER_KEY, env.EDR_SECRET, env.ORDERS_SECRET],
+    peakMb: () => Math.round(peak),
     endpoint,
     async broker(start = {}) {
       const at = start.at ?? (await endpoint())
@@ -250,11 +262,12 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
         env: armed(start),
         ready: async () => (await call('GET', `${at.url}/readyz`)).status === 200,
       })
+      children.push(child)
       return { ...at, child }
     },
     async worker(start = {}) {
       const name = `worker-${++started}`
-      return startProcess({
+      const child = await startProcess({
         name,
         dir,
         command: process.execPath,
@@ -264,7 +277,18 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
         ready: async () => readFileSync(join(dir, `${name}.log`), 'utf8').includes('"event":"working"'),
         stopWithinMs: 20_000,
       })
+      children.push(child)
+      return child
     },
+  }
+}
+
+/** Zero when it is gone, or where nobody tells. */
+function residentMb(pid: number): number {
+  try {
+    return (Number(readFileSync(`/proc/${pid}/statm`, 'latin1').split(' ')[1]) * 4_096) / 1e6
+  } catch {
+    return 0
   }
 }
 
