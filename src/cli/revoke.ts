@@ -166,7 +166,9 @@ async function quarantineOf(
   signal: AbortSignal,
 ): Promise<string | null> {
   const { listQuarantines } = await import('./quarantine-view.js')
-  const mine = tellSelector(selector)
+  // The cut-off is the act's; what is new has none.
+  const { issued_before: _cut, ...named } = selector
+  const mine = tellSelector(named as Selector)
   const found = await listQuarantines(broker, auth, false, signal).catch(error => {
     if (error instanceof CliError) return []
     throw error
