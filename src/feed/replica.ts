@@ -66,8 +66,12 @@ export function startReplica(options: ReplicaOptions): Replica {
     for (const follower of followers) send(follower, text)
   }
 
-  function send(follower: Follower, text: Buffer): void {
-    if (!follower.send(text)) follower.end()
+  /** One that cannot keep up, or has gone while it was sent what stands, is let go of here and nowhere else. */
+  function send(follower: Follower, text: Buffer): boolean {
+    if (follower.send(text)) return true
+    followers.delete(follower)
+    follower.end()
+    return false
   }
 
   /** The counter first: all that is committed up to it is in what is read next, and what has no entry any more is passed over. */
@@ -77,7 +81,11 @@ export function startReplica(options: ReplicaOptions): Replica {
     for (let full = true; full && !stopped; ) {
       const entries = await revocations.since(index.seq, PAGE)
       const acts = new Map<number, FeedEntry[]>()
-      for (const entry of entries) acts.set(entry.seq, [...(acts.get(entry.seq) ?? []), asInTokens(entry)])
+      for (const entry of entries) {
+        const own = acts.get(entry.seq)
+        if (own) own.push(asInTokens(entry))
+        else acts.set(entry.seq, [asInTokens(entry)])
+      }
       for (const [seq, own] of acts) tell(seq, own)
       full = acts.size === PAGE
     }
@@ -138,7 +146,7 @@ export function startReplica(options: ReplicaOptions): Replica {
     // What comes while this goes out is kept by `recent`, and sent behind it: nothing is skipped between the two.
     const { seq, parts: made } = parts()
     for (const text of made) {
-      if (!follower.send(text)) return follower.end()
+      if (!send(follower, text)) return
       await follower.drained()
     }
     // More came meanwhile than is kept: once more from the beginning.
@@ -148,10 +156,13 @@ export function startReplica(options: ReplicaOptions): Replica {
   /** From here on it is told every act as it comes. */
   function resume(follower: Follower, after: number, first: Buffer | null): boolean {
     if (after < horizon) return false
-    if (first) send(follower, first)
-    for (const act of recent) if (act.seq > after) send(follower, act.text)
-    if (readAt !== null) send(follower, beat(index.seq, staleMs()))
     followers.add(follower)
+    const texts = [
+      ...(first ? [first] : []),
+      ...recent.filter(act => act.seq > after).map(act => act.text),
+      ...(readAt === null ? [] : [beat(index.seq, staleMs())]),
+    ]
+    texts.every(text => send(follower, text))
     return true
   }
 

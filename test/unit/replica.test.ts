@@ -197,6 +197,21 @@ it('a follower that cannot keep up is ended, and the others are not', async () =
   expect(quick.ended).toBe(false)
 })
 
+it('whoever goes while it is sent what stands is not followed after its end', async () => {
+  const log = logOf()
+  log.commit(['a'])
+  const replica = track(log.start())
+  await replica.ready()
+  const gone = listening({ slow: true })
+  const stop = replica.follow(gone, null)
+  stop()
+  gone.end()
+  await turns(3)
+  log.commit(['b'])
+  await until(() => replica.seq === 2)
+  expect(replica.followers).toBe(0)
+})
+
 it('whoever was away for longer than acts are kept is sent everything', async () => {
   const log = logOf()
   for (let i = 0; i < 10_050; i++) log.acts.push([entry(i + 1, `k${i}`)])
