@@ -1,7 +1,7 @@
 /** Owns forward-auth beside a proxy: the dialects and answers of the broker's own door, with a verdict that comes from a guard and its feed. */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { CurfewError } from '../domain/errors.js'
-import { originalRequest } from '../domain/original-request.js'
+import { askedByEnvoy, ENVOY_PATH, FORWARD_PATH, identityHeaders, originalRequest } from '../domain/original-request.js'
 import { GuardError } from './errors.js'
 import type { Guard, Health } from './guard.js'
 import type { Seen } from './seen.js'
@@ -18,9 +18,6 @@ export interface ForwardAuthOptions {
   readonly log: GuardLog
 }
 
-const PATH = '/v1/forward-auth'
-/** Envoy asks with the request's own method, under its own path. */
-const ENVOY = `${PATH}/envoy`
 const HEALTH = '/healthz'
 /** A proxy may keep a verdict for so long, where the feed leaves as much. Seconds. */
 const KEEP = 2
@@ -43,8 +40,8 @@ async function answer(req: IncomingMessage, res: ServerResponse, options: Forwar
   const [path = '', query = ''] = split(req.url ?? '')
   const isRead = req.method === 'GET' || req.method === 'HEAD'
   if (path === HEALTH && isRead) return told(res, options.guard.health())
-  const isEnvoy = path === ENVOY || path.startsWith(`${ENVOY}/`)
-  if (!isEnvoy && path !== PATH) return send(res, 404, problem(404, 'not_found', 'there is nothing here'))
+  const isEnvoy = path === ENVOY_PATH || path.startsWith(`${ENVOY_PATH}/`)
+  if (!isEnvoy && path !== FORWARD_PATH) return send(res, 404, problem(404, 'not_found', 'there is nothing here'))
   if (!isEnvoy && !isRead) {
     res.setHeader('Allow', 'GET, HEAD')
     return send(res, 405, problem(405, 'method_not_allowed', 'ask with GET or HEAD'))
@@ -53,23 +50,16 @@ async function answer(req: IncomingMessage, res: ServerResponse, options: Forwar
   const asked = isEnvoy ? askedByHeaders(req) : askedByQuery(query)
   if (asked.audience !== null && !options.audiences.includes(asked.audience))
     malformed('audience_unknown', 'audience', 'this process does not answer for that audience')
-  const own = isEnvoy ? { method: req.method ?? '', path: path.slice(ENVOY.length) || '/' } : null
+  const own = isEnvoy ? askedByEnvoy(req.method ?? '', path) : null
   const { method, path: url } = originalRequest(name => valuesOf(req, name), own)
   const seen = await options.guard.verify({ method, url, headers: req.headers, rawHeaders: req.rawHeaders }, { scope: [...options.scopes, ...asked.scopes] })
-  for (const [name, value] of Object.entries(identityOf(seen))) res.setHeader(name, value)
+  const { credential, subject, task, scopes } = seen
+  for (const [name, value] of Object.entries(identityHeaders({ credential, subject, task, scope: scopes.join(' ') }))) res.setHeader(name, value)
   const seconds = keepable(seen, options.maxStaleMs)
   if (seconds > 0) res.setHeader('Cache-Control', `private, max-age=${seconds}`)
   res.statusCode = 200
   res.end()
 }
-
-/** What the proxy hands on; it strips the same names from what clients send. */
-const identityOf = (seen: Seen) => ({
-  'X-Curfew-Credential': seen.credential,
-  'X-Curfew-Subject': seen.subject,
-  'X-Curfew-Task': seen.task,
-  'X-Curfew-Scope': seen.scopes.join(' '),
-})
 
 /** With what the proxy keeps, a revocation is not later than the guard itself may be. Whole seconds, rounded down. */
 function keepable({ expiresAt, staleMs }: Seen, maxStaleMs: number): number {

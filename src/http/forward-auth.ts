@@ -2,30 +2,28 @@
 import type { Express, Request, Response } from 'express'
 import type { Live } from '../broker/introspect.js'
 import { CurfewError } from '../domain/errors.js'
-import { originalRequest } from '../domain/original-request.js'
-import { authorization, headerValues } from './request.js'
+import { askedByEnvoy, ENVOY_PATH, FORWARD_PATH, identityHeaders, originalRequest } from '../domain/original-request.js'
+import { authorization, headerValues, singleHeader } from './request.js'
 import { type Doors, parse, refuse } from './route.js'
 import { forwardQuery } from './schemas.js'
-
-const PATH = '/v1/forward-auth'
-/** Envoy asks with the request's own method, under its own path. */
-const ENVOY = `${PATH}/envoy`
 
 export function forwardAuthRoutes(app: Express, doors: Doors): void {
   const answer = (dialect: 'headers' | 'envoy') => async (req: Request, res: Response) => {
     try {
       const { live, seconds } = await admitted(doors, req, dialect)
-      for (const [name, value] of Object.entries(identityOf(live))) res.setHeader(name, value)
+      const { credential, claims } = live
+      const who = { credential: credential.id, subject: String(claims.sub), task: credential.task, scope: typeof claims.scope === 'string' ? claims.scope : '' }
+      for (const [name, value] of Object.entries(identityHeaders(who))) res.setHeader(name, value)
       // A proxy that keeps verdicts keeps them for a moment only: so long a revocation may be late there.
       res.setHeader('Cache-Control', `private, max-age=${Math.min(seconds, 2)}`)
       res.status(200).end()
     } catch (error) {
-      await refuse(doors, { path: PATH }, req, res, res.locals.requestId as string, error, challenge(req, error))
+      await refuse(doors, { path: FORWARD_PATH }, req, res, res.locals.requestId as string, error, challenge(req, error))
     }
   }
-  app.get(PATH, answer('headers'))
-  app.head(PATH, answer('headers'))
-  app.all([ENVOY, `${ENVOY}/*rest`], answer('envoy'))
+  app.get(FORWARD_PATH, answer('headers'))
+  app.head(FORWARD_PATH, answer('headers'))
+  app.all([ENVOY_PATH, `${ENVOY_PATH}/*rest`], answer('envoy'))
 }
 
 const CHALLENGES: Partial<Record<string, string>> = {
@@ -44,17 +42,12 @@ function challenge(req: Request, error: unknown): Record<string, string> {
 
 async function admitted(doors: Doors, req: Request, dialect: 'headers' | 'envoy'): Promise<{ live: Live; seconds: number }> {
   // Envoy's own path carries the client's query: what is asked for stands in headers that the proxy sets.
-  const asked =
-    dialect === 'envoy'
-      ? {
-          audience: headerValues(req, 'x-curfew-audience')[0],
-          ...(headerValues(req, 'x-curfew-scope')[0] === undefined ? {} : { scope: headerValues(req, 'x-curfew-scope')[0] }),
-        }
-      : { ...req.query }
+  const scope = singleHeader(req, 'x-curfew-scope')
+  const asked = dialect === 'envoy' ? { audience: singleHeader(req, 'x-curfew-audience'), ...(scope === undefined ? {} : { scope }) } : { ...req.query }
   const query = parse(forwardQuery, asked, 'query') as { audience: string; scope?: string | undefined }
   const audience = doors.audiences.find(a => a.name === query.audience)
   if (!audience) throw new CurfewError('malformed', 'no such audience', { reason: 'audience_unknown', field: 'audience' })
-  const own = dialect === 'envoy' ? { method: req.method, path: req.path.slice(ENVOY.length) || '/' } : null
+  const own = dialect === 'envoy' ? askedByEnvoy(req.method, req.path) : null
   const request = originalRequest(name => headerValues(req, name), own)
   const given = authorization(req)
   if (!given || (given.scheme !== 'dpop' && given.scheme !== 'bearer'))
@@ -69,11 +62,3 @@ async function admitted(doors: Doors, req: Request, dialect: 'headers' | 'envoy'
   })
   return { live, seconds: Math.max(0, Math.floor((live.credential.expiresAt.getTime() - doors.store.clock.now().getTime()) / 1000)) }
 }
-
-/** What the proxy hands on; it strips the same names from what clients send. */
-const identityOf = ({ credential, claims }: Live) => ({
-  'X-Curfew-Credential': credential.id,
-  'X-Curfew-Subject': String(claims.sub),
-  'X-Curfew-Task': credential.task,
-  'X-Curfew-Scope': typeof claims.scope === 'string' ? claims.scope : '',
-})

@@ -44,8 +44,10 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     answer: async ({ body, raw, caller, req, requestId }) => {
       const key = parse(idempotencyKey.optional(), singleHeader(req, 'idempotency-key'), 'Idempotency-Key')
       const what = body.selector ? { selector: selectorOf(body.selector, store.clock.now()) } : { plan: body.plan as PlanId }
-      const planned = 'plan' in what ? (await store.plans.get(what.plan))?.selector : what.selector
-      if (body.quarantine && planned) demandQuarantinable(planned)
+      if (body.quarantine) {
+        const meant = 'plan' in what ? (await store.plans.get(what.plan))?.selector : what.selector
+        if (meant) demandQuarantinable(meant)
+      }
       const { revocation, newcomers, quarantine } = await broker.respond(
         operatorOf(caller).id,
         {
