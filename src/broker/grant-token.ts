@@ -2,9 +2,9 @@
 import { CurfewError } from '../domain/errors.js'
 import { type Id, isId, type TaskId } from '../domain/ids.js'
 import { inspect, type JwsProfile } from '../domain/jws.js'
-import { readOwnToken } from '../domain/own-token.js'
 import { Secret } from '../domain/secret.js'
 import { GRANT_NAMESPACE, type Mark } from '../domain/workload.js'
+import { readAddressedToken } from './addressed-token.js'
 import type { BrokerDeps } from './deps.js'
 
 /** Signed by the keys of task tokens and told apart by its type: neither passes for the other (T69). */
@@ -61,13 +61,9 @@ export function looksLikeGrant(token: string): boolean {
 /** Verifies signature, class, issuer, audience and time. Whether it was used, and whether the task above is open, the store says. */
 export async function readGrant(deps: BrokerDeps, token: string): Promise<GrantedChild & { readonly mark: Mark }> {
   const refuse = (reason: string) => new CurfewError('attestation_refused', 'this is no grant of this broker', { reason, field: 'parent_grant' })
-  const payload = await readOwnToken(token, () => deps.signer.jwks('task'), PROFILE).catch(error => {
+  const payload = await readAddressedToken(deps, token, PROFILE, refuse).catch(error => {
     throw error instanceof CurfewError && error.code === 'attestation_refused' ? refuse(error.facts.reason ?? 'malformed_token') : error
   })
-  if (!payload) throw refuse('key_unknown')
-  if (payload.iss !== deps.serverUrl) throw refuse('issuer_mismatch')
-  if (payload.aud !== deps.serverUrl) throw refuse('audience_mismatch')
-  if (typeof payload.exp !== 'number' || payload.exp * 1000 <= deps.store.clock.now().getTime()) throw refuse('expired')
   const { jti, task, capabilities, life_seconds: life, purpose, may_act: mayAct, cnf } = payload as Record<string, unknown>
   const to = { identity: textOr((mayAct as { sub?: unknown } | undefined)?.sub), jkt: textOr((cnf as { jkt?: unknown } | undefined)?.jkt) }
   if (!isId('grant', jti) || !isId('task', task) || !Array.isArray(capabilities) || (to.identity === null && to.jkt === null)) throw refuse('claim_invalid')

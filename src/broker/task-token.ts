@@ -1,9 +1,9 @@
 /** Owns the task token: what the holder of a task shows to Curfew itself, in a token class of its own. */
 import { CurfewError } from '../domain/errors.js'
 import { isId, type TaskId } from '../domain/ids.js'
-import { readOwnToken } from '../domain/own-token.js'
 import { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
+import { readAddressedToken } from './addressed-token.js'
 import type { BrokerDeps } from './deps.js'
 
 /** No verifier accepts two types, and task keys are not published: an access token can never pass for a task token, nor the reverse (T16, T69). */
@@ -37,11 +37,7 @@ export interface TaskClaims {
 /** Verifies signature, class, issuer, audience and time; whether the task is open is the store's to say. */
 export async function readTaskToken(deps: BrokerDeps, token: string): Promise<TaskClaims> {
   const refuse = (reason: string) => new CurfewError('attestation_refused', 'this is no task token of this broker', { reason, field: 'Authorization' })
-  const payload = await readOwnToken(token, () => deps.signer.jwks('task'), { algorithms: ['ES256'], types: [TASK_TYP] })
-  if (!payload) throw refuse('key_unknown')
-  if (payload.iss !== deps.serverUrl) throw refuse('issuer_mismatch')
-  if (payload.aud !== deps.serverUrl) throw refuse('audience_mismatch')
-  if (typeof payload.exp !== 'number' || payload.exp * 1000 <= deps.store.clock.now().getTime()) throw refuse('expired')
+  const payload = await readAddressedToken(deps, token, { algorithms: ['ES256'], types: [TASK_TYP] }, refuse)
   const jkt = (payload.cnf as { jkt?: unknown } | undefined)?.jkt
   if (!isId('task', payload.jti) || typeof jkt !== 'string') throw refuse('claim_invalid')
   return { task: payload.jti, jkt }
