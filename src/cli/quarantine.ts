@@ -14,8 +14,21 @@ import {
   withServer,
 } from './options.js'
 import { clockTime, type Io, printer, table } from './output.js'
-import type { QuarantineView } from './quarantine-view.js'
 import { checkQuarantinable, connectSelecting, resolved, type SelectingFlags, selectorOf, tellSelector, withSelectors } from './selectors.js'
+
+interface QuarantineView {
+  readonly id: string
+  readonly selector: unknown
+  readonly message: string | null
+  readonly set_by: unknown
+  readonly set_at: string
+  readonly until: string
+  /** The act that it was set with. */
+  readonly revocation?: string | null
+  readonly lifted_at: string | null
+  readonly lifted_by: unknown
+  readonly lift_reason: string | null
+}
 
 interface SetFlags extends SelectingFlags, OutputFlags, OperatorFlags {
   readonly ttl: number

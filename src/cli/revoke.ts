@@ -153,30 +153,14 @@ async function execute(target: Target, flags: Flags, io: Io, print: Printer, way
     print.say(`newcomers, which the plan had not seen: ${newcomers.slice(0, NEWCOMERS_TOLD).join(', ')}${more > 0 ? ` and ${more} more` : ''}`)
   }
   const selector = 'selector' in target ? target.selector : (revocation.selector ?? {})
-  const quarantine = flags.quarantine === undefined ? null : await quarantineOf(revocation, selector, { broker, auth }, print, signal)
+  const quarantine = typeof body.quarantine === 'string' ? body.quarantine : null
+  if (quarantine !== null) tellQuarantine(quarantine, selector, print)
   return report({ revocation, selector, newcomers, quarantine }, flags, io, print, { broker, auth })
 }
 
-/** The answer does not name it: it is the one that was set with this act, or else the newest of the same selector. */
-async function quarantineOf(
-  { id: act }: RevocationView,
-  selector: Selector,
-  { broker, auth }: Way,
-  print: Printer,
-  signal: AbortSignal,
-): Promise<string | null> {
-  const { listQuarantines } = await import('./quarantine-view.js')
-  // The cut-off is the act's; what is new has none.
-  const { issued_before: _cut, ...named } = selector
-  const mine = tellSelector(named as Selector)
-  const found = await listQuarantines(broker, auth, false, signal).catch(error => {
-    if (error instanceof CliError) return []
-    throw error
-  })
-  const same = found.filter(q => tellSelector(q.selector) === mine).sort((a, b) => (a.set_at < b.set_at ? 1 : -1))
-  const id = (found.find(q => q.revocation === act) ?? same[0])?.id ?? null
-  print.say(id === null ? 'quarantined; its id: curfew quarantine list' : `quarantine ${id}: nothing new for ${mine}`)
-  return id
+/** What is new has no cut-off: that is the act's. */
+function tellQuarantine(id: string, { issued_before: _cut, ...named }: Selector, print: Printer): void {
+  print.say(`quarantine ${id}: nothing new for ${tellSelector(named as Selector)}`)
 }
 
 interface Done {

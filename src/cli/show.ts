@@ -1,7 +1,6 @@
 /** Owns `curfew show`: one thing by its id, whatever kind of id it is. */
 import { Command } from 'commander'
-import { CliError, EXIT, usage } from './exit.js'
-import type { Auth, Broker } from './http.js'
+import { usage } from './exit.js'
 import {
   connect,
   demandOperatorToken,
@@ -26,8 +25,7 @@ const KINDS: Readonly<Record<string, { readonly path: string; readonly member: s
   sig: { path: '/v1/signals/', member: 'signal' },
   pln: { path: '/v1/plans/', member: 'plan' },
   rcp: { path: '/v1/receipts/', member: 'claims' },
-  // A quarantine has no address of its own: it is looked for among all.
-  qrn: { path: '/v1/quarantines', member: 'quarantine' },
+  qrn: { path: '/v1/quarantines/', member: 'quarantine' },
 }
 
 const THINGS = 'credential, task, revocation, receipt, plan, quarantine, decision or signal'
@@ -62,9 +60,7 @@ export async function showThing(id: string, flags: Flags, io: Io): Promise<void>
           kind: 'operator' as const,
           token: await demandOperatorToken(flags, io, broker),
         })
-  const signal = new AbortController().signal
-  const body =
-    kind === 'qrn' ? await quarantine(wanted, broker, auth, signal) : (await broker.call({ method: 'GET', path: where.path + wanted, auth }, signal)).body
+  const { body } = await broker.call({ method: 'GET', path: where.path + wanted, auth }, new AbortController().signal)
   const { member } = await import('./holder.js')
   const thing = member<Record<string, unknown>>(body, where.member)
   // A revocation comes with the count of what it ended.
@@ -79,11 +75,4 @@ async function told(kind: string, thing: unknown): Promise<string | null> {
   if (kind !== 'rcp') return null
   const { claimsOf, tellReceipt } = await import('./receipt-claims.js')
   return tellReceipt(claimsOf(thing), { signature: 'not checked here: curfew receipt show' })
-}
-
-async function quarantine(id: string, broker: Broker, auth: Auth, signal: AbortSignal): Promise<{ readonly quarantine: unknown }> {
-  const { listQuarantines } = await import('./quarantine-view.js')
-  const found = (await listQuarantines(broker, auth, true, signal)).find(q => q.id === id)
-  if (found) return { quarantine: found }
-  throw new CliError(EXIT.gone, { code: 'not_found', detail: 'no such quarantine' })
 }

@@ -128,10 +128,10 @@ export async function fakeResponder(house: FakeHouse): Promise<FakeResponder> {
     const newcomers = plan ? credentials.map(c => c.id).filter(c => !known.has(c)) : []
     const revocation = Object.assign(house.end(credentials, tasks), { selector, message: body.reason ?? plan?.reason ?? null })
     if (plan) plan.revocation = (revocation as { id?: string }).id
-    if (body.quarantine) quarantine(selector, body.quarantine as Record<string, unknown>)
+    const set = body.quarantine ? quarantine(selector, body.quarantine as Record<string, unknown>).id : null
     const receipt = id('rcp')
     receipts.set(String((revocation as { id?: string }).id), receipt)
-    return { status: 202, body: { revocation, receipt, ...(plan ? { newcomers } : {}) } }
+    return { status: 202, body: { revocation, receipt, ...(plan ? { newcomers } : {}), ...(set === null ? {} : { quarantine: set }) } }
   }
 
   function quarantine(selector: unknown, { ttl_seconds, message = null }: Record<string, unknown>): Record<string, unknown> {
@@ -208,6 +208,7 @@ export async function fakeResponder(house: FakeHouse): Promise<FakeResponder> {
           body: { quarantine: Object.assign(found, { lifted_at: iso(), lifted_by: { kind: 'operator', id: 'opr_1' }, lift_reason: reason }) },
         }
       }
+      if (wanted !== undefined) return { status: 200, body: { quarantine: quarantines.get(wanted) ?? missing() } }
       const inForce = (q: Record<string, unknown>) => q.lifted_at === null && Date.parse(String(q.until)) > Date.now()
       return { status: 200, body: { quarantines: [...quarantines.values()].filter(q => seen.query.all === 'true' || inForce(q)) } }
     },
