@@ -6,7 +6,7 @@ import type { JWK, JWTPayload } from 'jose'
 import type { AuditEvent, AuditKind, AuditRow } from './domain/audit.js'
 import type { RevocationClass } from './domain/capability.js'
 import type { Claim, Closed, Credential, CredentialFilter, CredentialState, Handle, Probe } from './domain/credential.js'
-import type { Decision, Explanation, Grant, PolicyAnswer, PolicyRequest } from './domain/decision.js'
+import type { AskParams, Decision, Explanation, Grant, PolicyAnswer, PolicyRequest } from './domain/decision.js'
 import type { Attendance, Guard, GuardInstance } from './domain/guard.js'
 import type { CredentialId, DecisionId, GuardId, OperatorId, PlanId, PolicyId, QuarantineId, ReceiptId, RevocationId, SignalId, TaskId } from './domain/ids.js'
 import type { Operator, Role } from './domain/operator.js'
@@ -63,6 +63,10 @@ export interface CredentialEngine {
   readonly local: boolean
   /** Throws CurfewError(malformed) naming the field when these capability parameters cannot work. Called at load. */
   check(parameters: unknown): void
+  /** What a caller may add when it asks, by name, given the capability's parameters. Absent: nothing. */
+  takes?(parameters: unknown): Readonly<Record<string, 'required' | 'optional'>>
+  /** Judges what was added, whose names are known by then. Throws CurfewError(malformed) naming `params.…`. */
+  ask?(params: AskParams, parameters: unknown): Awaitable<void>
   prepare?(grant: Grant, signal: AbortSignal): Promise<Handle>
   mint(grant: Grant, handle: Handle | null, signal: AbortSignal): Promise<Minted>
   /** Lifts the dead man's switch once the row is `active`. Failure means: revoke. */

@@ -35,7 +35,7 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
   const now = deps.store.clock.now()
   const grant = Grant.from(
     { ...permit, task: task.id },
-    termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, above, capability.name, ask.ttlSeconds),
+    termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, above, capability.name, ask.ttlSeconds, {}),
   )
   const others = decisions.filter(d => d !== permit)
   const issued = await issueGrant(deps, grant, { marks, context, open: { task, decisions: others } }, signal)

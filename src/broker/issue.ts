@@ -3,7 +3,7 @@
 import { fp } from '#failpoint'
 import type { Credential, Handle } from '../domain/credential.js'
 import { within } from '../domain/deadline.js'
-import { Grant, type GrantTerms } from '../domain/decision.js'
+import { type AskParams, Grant, type GrantTerms } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import { newId } from '../domain/ids.js'
 import { byBroker } from '../domain/revocation.js'
@@ -11,6 +11,7 @@ import type { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
 import type { Evidence } from '../domain/workload.js'
 import type { Context, CredentialEngine, IntendOptions } from '../ports.js'
+import { judgeParams } from './ask-params.js'
 import { audienceOf, authorizeBelow, capabilityNamed, recordingDenials } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import type { Holder } from './holder.js'
@@ -24,6 +25,7 @@ import { tellReplaced } from './tell-replaced.js'
 export interface CredentialAsk {
   readonly capability: string
   readonly ttlSeconds: number | null
+  readonly params: AskParams
   /** Fresh evidence of the same identity, when the task's has grown too old. */
   readonly evidence: Evidence | null
   readonly idempotency: { readonly key: string; readonly hash: string } | null
@@ -52,6 +54,7 @@ export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk
       next: 'open a task that declares it',
     })
   }
+  await judgeParams(engineFor(deps, capability.engine), capability, ask.params)
   const context: Context = { requestId, actor: { kind: 'workload', id: task.attestation.identity } }
   const [proofMark] = holder.marks
   if (!proofMark) throw new TypeError('a holder carries the mark of its proof')
@@ -75,7 +78,7 @@ export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk
     above,
     context,
   )
-  const grant = Grant.from(decision, termsOf(deps, task, above, capability.name, ask.ttlSeconds))
+  const grant = Grant.from(decision, termsOf(deps, task, above, capability.name, ask.ttlSeconds, ask.params))
   const issued = await issueGrant(deps, grant, { marks: [proofMark], context, ...(ask.idempotency ? { idempotency: ask.idempotency } : {}) }, signal)
   // What this replaced is refused by introspection already; the sweep tells the others, should this not.
   if (ask.idempotency) await tellReplaced(deps).catch(error => deps.log.warn({ err: error }, 'what was replaced is told by the sweep'))
@@ -174,11 +177,13 @@ export function termsOf(
   above: readonly Task[],
   capabilityName: string,
   askedTtlSeconds: number | null,
+  params: AskParams,
 ): GrantTerms {
   const capability = capabilityNamed(deps, capabilityName, 'capability')
   return {
     credential: newId('credential'),
     capability,
+    params,
     engineClass: engineFor(deps, capability.engine).revocation,
     audience: audienceOf(deps, capability),
     task: task.id,

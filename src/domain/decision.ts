@@ -71,9 +71,14 @@ export function strictest(own: Decision, above: readonly Decision[]): Decision {
   }
 }
 
+/** What a caller adds when it asks for one credential (a public key to be certified); the engine owns its shape. */
+export type AskParams = Readonly<Record<string, string | number | boolean>>
+
 export interface GrantTerms {
   readonly credential: CredentialId
   readonly capability: Capability
+  /** Judged by the engine's `ask`. */
+  readonly params: AskParams
   readonly engineClass: RevocationClass
   readonly audience: Audience | null
   readonly task: TaskId

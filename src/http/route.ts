@@ -214,7 +214,8 @@ export function parse<T>(schema: z.ZodType<T> | undefined, value: unknown, where
   if (result.success) return result.data
   const issue = result.error.issues[0]
   const unknown = issue?.code === 'unrecognized_keys' ? issue.keys[0] : undefined
-  const path = [...(issue?.path ?? []), ...(unknown !== undefined ? [/^[\w.-]{1,60}$/.test(unknown) ? unknown : '?'] : [])].join('.')
+  // Names of members are the caller's own text: what is none is not repeated.
+  const path = [...(issue?.path ?? []), ...(unknown !== undefined ? [unknown] : [])].map(p => (/^[\w.-]{1,60}$/.test(String(p)) ? p : '?')).join('.')
   throw new CurfewError('malformed', unknown !== undefined ? 'this field is not known here' : (issue?.message ?? 'invalid'), {
     reason: unknown !== undefined ? 'unknown_field' : 'invalid_field',
     field: path || where,

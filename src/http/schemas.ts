@@ -58,9 +58,15 @@ export const tokenForm = z.strictObject({
 
 export const tokenQueryForm = z.strictObject({ token, token_type_hint: z.string().max(100).optional() })
 
+/** For the engine, which owns the shape: a public key, a certificate request. Bounded here, judged there. */
+const params = z
+  .record(word, z.union([z.string().min(1).max(8_192), z.int(), z.boolean()], { error: 'must be text, a whole number, or true or false' }))
+  .refine(p => Object.keys(p).length <= 8, 'may have 8 entries at most')
+
 export const credentialBody = z.strictObject({
   capability: capabilityName,
   ttl_seconds: seconds(5, 43_200).optional(),
+  params: params.default({}),
   subject_token: token.optional(),
   subject_token_type: evidenceType.optional(),
 })

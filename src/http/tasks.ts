@@ -65,13 +65,14 @@ export function taskRoutes(app: Express, doors: Doors): void {
     answer: async ({ body, caller, req, requestId, signal }) => {
       const key = parse(idempotencyKey.optional(), singleHeader(req, 'idempotency-key'), 'Idempotency-Key')
       const hash = createHash('sha256')
-        .update(JSON.stringify([body.capability, body.ttl_seconds ?? null]))
+        .update(JSON.stringify([body.capability, body.ttl_seconds ?? null, ...Object.entries(body.params).sort()]))
         .digest('base64url')
       const { credential, secret } = await broker.issue(
         holderOf(caller),
         {
           capability: body.capability,
           ttlSeconds: body.ttl_seconds ?? null,
+          params: body.params,
           evidence: body.subject_token === undefined ? null : { type: 'jwt', token: body.subject_token },
           idempotency: key === undefined ? null : { key, hash },
         },

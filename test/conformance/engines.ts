@@ -46,6 +46,7 @@ export function grantOf(at: Date, over: Partial<Capability> & { ttl?: number } =
   return Grant.from(permit({ id: task, attestation }, named.name, at), {
     credential: newId('credential'),
     capability: named,
+    params: {},
     engineClass: named.revocation,
     audience: null,
     task,

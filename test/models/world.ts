@@ -213,7 +213,7 @@ function processOver(broker: Broker, life: Life, store: Store, queue: MemoryQueu
     die: () => life.end(),
     issue: (task, { ttlSeconds = 600, capability = AT_VAULT.name, proof = mark(store, { namespace: 'dpop:k' }) } = {}) =>
       new Walk(async () => {
-        const ask = { capability, ttlSeconds, evidence: null, idempotency: null }
+        const ask = { capability, ttlSeconds, params: {}, evidence: null, idempotency: null }
         const { credential, secret } = await broker.issue({ task, jkt: task.jkt, marks: [proof] }, ask, null, signal())
         return { credential, fields: secret.reveal() }
       }, ISSUE_PLACES),

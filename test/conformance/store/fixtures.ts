@@ -123,6 +123,7 @@ export function grantFor(store: Store, task: GrantFor, over: CapabilityLike & { 
   return Grant.from(over.decision ?? permit(task, named.name, now), {
     credential: newId('credential'),
     capability: named,
+    params: {},
     engineClass: named.revocation,
     audience: null,
     task: task.id,
