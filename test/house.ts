@@ -150,8 +150,8 @@ export async function makeHouse(
     agentAssertion: (claims = {}) =>
       agent.mint(
         {
-          iss: 'registered:agents:reporter',
-          sub: 'registered:agents:reporter',
+          iss: 'agents:agent=reporter',
+          sub: 'agents:agent=reporter',
           aud: SERVER,
           jti: randomBytes(12).toString('hex'),
           iat: now(),

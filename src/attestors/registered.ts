@@ -14,8 +14,8 @@ import { peek } from './unverified.js'
 
 const JWS: JwsProfile = { algorithms: ['ES256', 'RS256', 'EdDSA'], types: ['client-authentication+jwt', 'jwt', ''] }
 
-/** The `iss` and `sub` of an agent's assertion. */
-export const clientId = (issuer: string, agent: string) => `registered:${issuer}:${agent}`
+/** The agent's identity, and so the `iss` and `sub` of its assertion: a client is called in its tokens what it called itself (RFC 9068 section 2.2). */
+export const clientId = (issuer: string, agent: string) => `${issuer}:agent=${agent}`
 
 interface Agent {
   readonly issuer: RegisteredIssuerConfig
@@ -57,14 +57,13 @@ export async function registeredAttestor(issuers: readonly RegisteredIssuerConfi
       if (!agent) return refuse('issuer_unknown', 'iss')
       const { digest } = inspect(evidence.token, JWS)
       const { payload } = await verifyJws(evidence.token, agent.key, JWS)
-      const id = clientId(agent.issuer.name, agent.name)
-      if (payload.iss !== id || payload.sub !== id) return refuse('issuer_mismatch', payload.iss === id ? 'sub' : 'iss')
+      const identity = clientId(agent.issuer.name, agent.name)
+      if (payload.iss !== identity || payload.sub !== identity) return refuse('issuer_mismatch', payload.iss === identity ? 'sub' : 'iss')
       // RFC 7523bis section 3: our issuer identifier and nothing else, as a string or an array of one.
       const audience = Array.isArray(payload.aud) && payload.aud.length === 1 ? payload.aud[0] : payload.aud
       if (audience !== deps.serverUrl) return refuse('audience_mismatch', 'aud')
       const times = checkTimes(payload, { now: deps.clock.now(), toleranceSeconds: 5, maxLifeSeconds: agent.issuer.maxLifeSeconds, iatRequired: true })
       const issuerId = namedId('issuer', agent.issuer.name)
-      const identity = `${agent.issuer.name}:agent=${agent.name}`
       return {
         issuer: agent.issuer.name,
         issuerId,

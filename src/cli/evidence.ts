@@ -130,7 +130,7 @@ function fromGitHub(requestUrl: string, requestToken: string): EvidenceSource {
 function fromAgent(agent: string, keyFile: string | undefined): EvidenceSource {
   if (!/^[a-z][a-z0-9-]*\/[a-z][a-z0-9-]*$/.test(agent)) throw usage('--agent is ISSUER/NAME, as it is registered')
   if (!keyFile) throw usage('an agent needs its private key: --agent-key FILE or CURFEW_AGENT_KEY')
-  const id = `registered:${agent.replace('/', ':')}`
+  const id = agent.replace('/', ':agent=')
   return {
     name: `agent ${agent}`,
     type: JWT,

@@ -105,8 +105,8 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
       assertion: () =>
         new SignJWT({ jti: randomUUID() })
           .setProtectedHeader({ alg: 'ES256', typ: 'client-authentication+jwt', kid: 'agent-1' })
-          .setIssuer('registered:agents:reporter')
-          .setSubject('registered:agents:reporter')
+          .setIssuer('agents:agent=reporter')
+          .setSubject('agents:agent=reporter')
           .setAudience(server)
           .setIssuedAt()
           .setExpirationTime('60s')

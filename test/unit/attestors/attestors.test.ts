@@ -359,8 +359,8 @@ describe('assertions of registered agents', () => {
       })
   })
   it('P29 T17 T19 everything that is not exactly one of them is refused', async () => {
-    expect(await ask({ sub: 'registered:agents:other' })).toBe('issuer_mismatch sub')
-    expect(await ask({ iss: 'registered:agents:other' })).toBe('not recognized')
+    expect(await ask({ sub: 'agents:agent=other' })).toBe('issuer_mismatch sub')
+    expect(await ask({ iss: 'agents:agent=other' })).toBe('not recognized')
     expect(await ask({ aud: [SERVER, 'https://other.example'] })).toBe('audience_mismatch aud')
     expect(await ask({ aud: `${SERVER}/oauth2/token` })).toBe('audience_mismatch aud')
     expect(await ask({ aud: [SERVER] })).toMatchObject({ profile: 'registered' })

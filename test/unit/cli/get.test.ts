@@ -291,7 +291,7 @@ describe('evidence', () => {
       typ: 'client-authentication+jwt',
     })
     expect(protectedHeader).toEqual({ alg, typ: 'client-authentication+jwt' })
-    expect(payload).toMatchObject({ iss: 'registered:agents:reporter', sub: 'registered:agents:reporter', aud: 'https://curfew.example' })
+    expect(payload).toMatchObject({ iss: 'agents:agent=reporter', sub: 'agents:agent=reporter', aud: 'https://curfew.example' })
     expect((payload.exp as number) - (payload.iat as number)).toBeLessThanOrEqual(300)
     expect(payload.jti).toEqual(expect.any(String))
   })
