@@ -6,13 +6,15 @@ import { credentialRoutes } from './credentials.js'
 import { feedRoutes } from './feed.js'
 import { forwardAuthRoutes } from './forward-auth.js'
 import { hookRoutes } from './hooks.js'
+import { introspectionRoutes } from './introspection.js'
 import { metadataRoutes } from './metadata.js'
-import { oauthRoutes } from './oauth.js'
 import { quarantineRoutes } from './quarantines.js'
 import { revocationRoutes } from './revocations.js'
 import { type Doors, nameRequest, refuse } from './route.js'
 import { signalRoutes } from './signals.js'
 import { taskRoutes } from './tasks.js'
+import { tokenRoutes } from './token-endpoint.js'
+import { tokenRevocationRoutes } from './token-revocation.js'
 
 export function createApp(doors: Doors): Express {
   const app = express()
@@ -25,7 +27,9 @@ export function createApp(doors: Doors): Express {
   app.use(nameRequest)
   app.use(helmet())
   metadataRoutes(app, doors)
-  oauthRoutes(app, doors)
+  tokenRoutes(app, doors)
+  introspectionRoutes(app, doors)
+  tokenRevocationRoutes(app, doors)
   taskRoutes(app, doors)
   credentialRoutes(app, doors)
   revocationRoutes(app, doors)

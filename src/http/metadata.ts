@@ -1,7 +1,7 @@
 /** Owns what anyone may read: metadata (RFC 8414, OpenID discovery's subset), public keys, and whether we are there. */
 import type { Express } from 'express'
-import { rarType } from './oauth.js'
 import { type Doors, route } from './route.js'
+import { rarType } from './task-object.js'
 
 /** Verifiers may keep our keys this long; a new key is published longer than this before it signs. Seconds. */
 export const JWKS_MAX_AGE = 300

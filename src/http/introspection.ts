@@ -1,0 +1,58 @@
+/** Owns introspection (RFC 7662) and how a resource server authenticates to it. */
+import { timingSafeEqual } from 'node:crypto'
+import type { Express, Request } from 'express'
+import type { Audience } from '../domain/capability.js'
+import { CurfewError } from '../domain/errors.js'
+import { Secret } from '../domain/secret.js'
+import { authorization } from './request.js'
+import { type Doors, route } from './route.js'
+import { tokenQueryForm } from './schemas.js'
+
+export function introspectionRoutes(app: Express, doors: Doors): void {
+  route(app, doors, {
+    method: 'post',
+    path: '/oauth2/introspect',
+    who: 'public',
+    oauth: true,
+    form: tokenQueryForm,
+    answer: async ({ body, req }) => {
+      const audience = resourceServer(doors, req)
+      const live = await doors.broker.introspect(audience, body.token)
+      if (!live) return { status: 200, body: { active: false } }
+      const { nbf: _nbf, ...claims } = live.claims
+      return { status: 200, body: { active: true, token_type: live.credential.jkt === null ? 'Bearer' : 'DPoP', ...claims } }
+    },
+  })
+}
+
+/** RFC 7662 section 2.1: the resource server must authenticate; here by HTTP Basic with its audience's name. */
+function resourceServer(doors: Doors, req: Request): Audience {
+  const refused = () =>
+    new CurfewError('attestation_refused', 'a registered resource server must authenticate', { reason: 'client_unauthenticated', field: 'Authorization' })
+  const given = authorization(req)
+  if (given?.scheme !== 'basic') throw refused()
+  const text = Buffer.from(given.value, 'base64').toString('utf8')
+  const at = text.indexOf(':')
+  const plain = [text.slice(0, at), text.slice(at + 1)] as const
+  // As RFC 7617 joins them, and form-encoded before (RFC 6749 section 2.3.1): stock clients encode even the `-` of a name.
+  const audiences = [plain, plain.map(formDecoded) as [string, string]].map(([name, secret]) => authenticated(doors, name, secret))
+  const audience = audiences.find(a => a !== null)
+  if (!audience) throw refused()
+  return audience
+}
+
+function authenticated(doors: Doors, name: string, secret: string): Audience | null {
+  const audience = doors.audiences.find(a => a.name === name)
+  // Compared as digests in constant time, also when there is no such server: absence must not be faster than a wrong secret (H24).
+  const shown = Buffer.from(Secret.token(secret || 'none').digest())
+  const wanted = Buffer.from(audience?.secret?.digest() ?? Secret.token('absent').digest())
+  return timingSafeEqual(shown, wanted) && audience?.secret ? audience : null
+}
+
+function formDecoded(text: string): string {
+  try {
+    return decodeURIComponent(text.replaceAll('+', ' '))
+  } catch {
+    return text
+  }
+}
