@@ -17,8 +17,9 @@ import { may, type Operator, type Right } from '../domain/operator.js'
 import { looksLikeGuardKey, operatorTokenDigest } from '../domain/operator-token.js'
 import type { Secret } from '../domain/secret.js'
 import type { Feed, Signer, Store } from '../ports.js'
+import { type Declaration, declare, type Shown, type Successes } from './declaration.js'
 import { tell } from './problem.js'
-import { authorization, formBody, headerValues, jsonBody } from './request.js'
+import { authorization, formBody, headerValues, jsonBody, singleHeader } from './request.js'
 
 /** What the HTTP room is given. */
 export interface Doors {
@@ -50,10 +51,12 @@ export type Caller =
   | { readonly kind: 'operator'; readonly operator: Operator }
   | { readonly kind: 'guard'; readonly guard: Guard }
 
-export interface Call<B, Q> {
+export interface Call<B, Q, H extends Headers = Headers> {
   readonly body: B
   readonly raw: Buffer
   readonly query: Q
+  /** Those that the route declares, judged. */
+  readonly headers: { readonly [N in keyof H]: z.output<H[N]> }
   readonly params: Readonly<Record<string, string>>
   readonly caller: Caller
   readonly presented: Presented
@@ -64,30 +67,47 @@ export interface Call<B, Q> {
 
 export interface Answer {
   readonly status: number
+  /** A string goes out as it is, under the Content-Type that `headers` give it. */
   readonly body?: unknown
   readonly headers?: Readonly<Record<string, string>>
   /** Takes the response over, for what has no end of its own. */
   readonly stream?: (res: Response) => void
 }
 
-export interface Route<B, Q> {
+/** An answer that the route has declared: another status, or a body of another shape, does not compile. */
+type Answered<S extends Successes> = Successes extends S ? Answer : { [N in keyof S]: OneOf<N, S[N]> }[keyof S]
+type OneOf<Status, D> =
+  | (D extends { readonly body: infer Z extends z.ZodType } ? { readonly status: Status; readonly body: Shown<z.output<Z>> } & Headed<D> : never)
+  | (D extends { readonly text: unknown } ? { readonly status: Status; readonly body?: string; readonly stream?: (res: Response) => void } & Headed<D> : never)
+  | (D extends { readonly body: unknown } | { readonly text: unknown } ? never : { readonly status: Status } & Headed<D>)
+type Headed<D> = D extends { readonly headers: infer H }
+  ? { readonly headers: { readonly [N in keyof H]: string } & Readonly<Record<string, string>> }
+  : { readonly headers?: Readonly<Record<string, string>> }
+
+type Headers = Readonly<Record<string, z.ZodType>>
+
+/** `who`: `public` is anyone, or a caller that the answer itself authenticates; `holder`: a task token; a right: an operator; several: any of them. */
+export interface Route<B, Q, H extends Headers, S extends Successes> extends Declaration {
   readonly method: 'get' | 'post' | 'delete'
-  readonly path: string
-  /** `public`: anyone, or a caller that the answer itself authenticates; `holder`: a task token; a right: an operator; several: any of them. */
-  readonly who: 'public' | { readonly holder?: true; readonly operator?: Right; readonly guard?: true }
-  readonly oauth?: true
   readonly json?: z.ZodType<B>
   readonly form?: z.ZodType<B>
   /** Reads the bytes of a body that the answer judges itself. */
   readonly raw?: (req: Request) => Promise<Buffer>
   readonly query?: z.ZodType<Q>
-  readonly answer: (call: Call<B, Q>) => Promise<Answer>
+  readonly headers?: H
+  readonly successes?: S
+  readonly answer: (call: Call<B, Q, H>) => Promise<Answered<S>>
 }
 
 /** A request may take this long in all; what it has begun at a backend has its own deadlines. */
 const REQUEST_MS = 20_000
 
-export function route<B = undefined, Q = undefined>(app: Express, doors: Doors, spec: Route<B, Q>): void {
+export function route<B = undefined, Q = undefined, const H extends Headers = Record<never, never>, const S extends Successes = Successes>(
+  app: Express,
+  doors: Doors,
+  spec: Route<B, Q, H, S>,
+): void {
+  declare(app, spec)
   app[spec.method](spec.path, async (req: Request, res: Response) => {
     const requestId = res.locals.requestId as string
     try {
@@ -98,11 +118,12 @@ export function route<B = undefined, Q = undefined>(app: Express, doors: Doors, 
         throw new CurfewError('malformed', 'this route takes no query parameters', { reason: 'unknown_field', field: 'query' })
       const params = req.params as Record<string, string>
       const caller = await callerOf(doors, spec.who, req, presented, params.task ?? null)
+      const headers = headersOf(req, spec.headers) as Call<B, Q, H>['headers']
       const { value, raw } = spec.json
         ? await jsonBody(req)
         : { value: spec.form ? await formBody(req) : undefined, raw: spec.raw ? await spec.raw(req) : Buffer.alloc(0) }
       const body = parse(spec.json ?? spec.form, value, 'body')
-      send(res, await spec.answer({ body: body as B, raw, query: query as Q, params, caller, presented, requestId, req, signal }))
+      send(res, (await spec.answer({ body: body as B, raw, query: query as Q, headers, params, caller, presented, requestId, req, signal })) as Answer)
     } catch (error) {
       await refuse(doors, spec, req, res, requestId, error)
     }
@@ -122,7 +143,12 @@ function send(res: Response, answer: Answer): void {
   for (const [name, value] of Object.entries(answer.headers ?? {})) res.setHeader(name, value)
   if (answer.stream) answer.stream(res.status(answer.status))
   else if (answer.body === undefined) res.status(answer.status).end()
+  else if (typeof answer.body === 'string') res.status(answer.status).end(answer.body)
   else res.status(answer.status).json(answer.body)
+}
+
+function headersOf(req: Request, schemas: Headers = {}): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, parse(schema, singleHeader(req, name.toLowerCase()), name)]))
 }
 
 /** One refusal, one audit row (I6, K7): what was denied by policy has its decision already. If it cannot be written, nothing else is said. */
@@ -173,7 +199,7 @@ function auditKind(error: CurfewError): AuditKind {
   return 'request.refused'
 }
 
-async function callerOf(doors: Doors, who: Route<never, never>['who'], req: Request, presented: Presented, taskId: string | null): Promise<Caller> {
+async function callerOf(doors: Doors, who: Declaration['who'], req: Request, presented: Presented, taskId: string | null): Promise<Caller> {
   if (who === 'public') return { kind: 'anyone' }
   const given = authorization(req)
   if (who.holder && given?.scheme === 'dpop') return { kind: 'holder', holder: await doors.broker.recognizeHolder(given.value, presented, taskId) }
