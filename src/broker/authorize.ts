@@ -32,6 +32,16 @@ export function audienceOf(deps: BrokerDeps, capability: Capability): Audience |
   return capability.audience === null ? null : (deps.audiences.get(capability.audience) ?? null)
 }
 
+/** A credential is made on evidence that is young enough for it, however long its task may go on. Throws `attestation_stale`. */
+export function demandFresh(deps: BrokerDeps, attestation: TaskAttestation, capability: Capability): void {
+  const age = (deps.store.clock.now().getTime() - attestation.evidenceAt.getTime()) / 1000
+  if (age <= capability.maxEvidenceAgeSeconds) return
+  throw new CurfewError('attestation_stale', `the evidence is older than the ${capability.maxEvidenceAgeSeconds} seconds that this capability allows`, {
+    reason: 'evidence_stale',
+    next: 'send fresh evidence of the same identity as subject_token',
+  })
+}
+
 /** Policy's answer as a decision; denials carry their explanation. Nothing is recorded or thrown yet. */
 export function decide(deps: BrokerDeps, ask: Ask): Decision {
   const now = deps.store.clock.now()

@@ -4,7 +4,7 @@ import { type Decision, Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import type { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
-import { audienceOf, capabilityNamed } from './authorize.js'
+import { audienceOf, capabilityNamed, demandFresh } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import { type Issued, issueGrant, termsOf } from './issue.js'
 import { openTask, planTask, type TaskAsk } from './open-task.js'
@@ -30,6 +30,7 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
   }
   const capability = capabilityFor(deps, ask.capabilities, ask.resource)
   const { task, above, decisions, marks, context } = await planTask(deps, ask, requestId, signal)
+  demandFresh(deps, task.attestation, capability)
   const permit = decisions.find(d => d.capability === capability.name) as Decision
   // The deadline is the store's to set; the grant is clamped by the life asked for, and by the store once more.
   const now = deps.store.clock.now()

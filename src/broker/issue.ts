@@ -12,7 +12,7 @@ import type { Task } from '../domain/task.js'
 import type { Evidence } from '../domain/workload.js'
 import type { Context, CredentialEngine, IntendOptions } from '../ports.js'
 import { judgeParams } from './ask-params.js'
-import { audienceOf, authorizeBelow, capabilityNamed, recordingDenials } from './authorize.js'
+import { audienceOf, authorizeBelow, capabilityNamed, demandFresh, recordingDenials } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import type { Holder } from './holder.js'
 import { hurryExpiry } from './hurry.js'
@@ -60,17 +60,7 @@ export async function issue(deps: BrokerDeps, holder: Holder, ask: CredentialAsk
   if (!proofMark) throw new TypeError('a holder carries the mark of its proof')
   if (ask.evidence) task = await attestAgain(deps, task, holder.jkt, ask.evidence, context, signal)
 
-  const age = (deps.store.clock.now().getTime() - task.attestation.evidenceAt.getTime()) / 1000
-  if (age > capability.maxEvidenceAgeSeconds) {
-    throw new CurfewError(
-      'attestation_stale',
-      `the task's evidence is older than the ${capability.maxEvidenceAgeSeconds} seconds that this capability allows`,
-      {
-        reason: 'evidence_stale',
-        next: 'send fresh evidence of the same identity as subject_token',
-      },
-    )
-  }
+  demandFresh(deps, task.attestation, capability)
   const above = await tasksAbove(deps, task)
   const decision = await authorizeBelow(
     deps,
