@@ -1,6 +1,7 @@
 /** Owns what is issued: its durable row, its states, and the only transitions there are. */
 import type { RevocationClass } from './capability.js'
 import type { CredentialId, DecisionId, RevocationId, TaskId } from './ids.js'
+import type { Reason } from './revocation.js'
 
 export type CredentialState = 'pending' | 'active' | 'revoking' | 'stuck' | 'revoked'
 
@@ -48,7 +49,7 @@ export interface Credential {
   readonly deadlineAt: Date
   readonly handle: Handle | null
   readonly revocation: RevocationId | null
-  readonly reason: string | null
+  readonly reason: Reason | null
   readonly revokingAt: Date | null
   readonly revokedAt: Date | null
   readonly attempts: number

@@ -80,6 +80,9 @@ export function isId<K extends IdKind>(of: K, text: unknown): text is Id<K> {
   return typeof text === 'string' && text.startsWith(`${PREFIXES[of]}_`) && BODY.test(text.slice(PREFIXES[of].length + 1))
 }
 
+/** For those who judge or describe ids by a pattern: what `isId` accepts. */
+export const idPattern = (of: IdKind): RegExp => new RegExp(`^${PREFIXES[of]}_${BODY.source.slice(1)}`)
+
 /** How an id is written where the target forbids `_` (Vault turns it into `-` by itself). */
 export function dashed(id: string): string {
   return id.replaceAll('_', '-')

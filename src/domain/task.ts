@@ -1,7 +1,7 @@
 /** Owns the unit of work: who does what, until when, and how it ends. */
 import type { Acting } from './actors.js'
 import type { TaskId } from './ids.js'
-import type { Actor } from './revocation.js'
+import type { Actor, Reason } from './revocation.js'
 import type { Attestation } from './workload.js'
 
 export type TaskState = 'open' | 'completed' | 'cancelled' | 'expired' | 'revoked'
@@ -35,7 +35,7 @@ export interface Task extends Omit<NewTask, 'lifeSeconds'> {
   readonly deadlineAt: Date
   readonly heartbeatAt: Date
   readonly endedAt: Date | null
-  readonly endReason: string | null
+  readonly endReason: Reason | null
   /** Who said so: its holder, an operator, a source of signals, a part of the broker. */
   readonly endedBy: Actor | null
   readonly version: number

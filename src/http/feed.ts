@@ -1,6 +1,7 @@
 /** Owns the feed's doors: what is revoked, to those who refuse by themselves; their acknowledgements; and their keys. */
 import { once } from 'node:events'
-import type { Express, Request, Response } from 'express'
+import type { Express, Response } from 'express'
+import { z } from 'zod'
 import { notFound } from '../broker/holder.js'
 import { CurfewError } from '../domain/errors.js'
 import { GONE_AFTER, type Guard, type GuardInstance } from '../domain/guard.js'
@@ -10,7 +11,8 @@ import { writtenEntry } from '../domain/selector.js'
 import type { Follower } from '../ports.js'
 import { singleHeader } from './request.js'
 import { type Caller, type Doors, operatorOf, route } from './route.js'
-import { ackBody, guardBody } from './schemas.js'
+import { ackBody, guardBody, guardInstance, lastEventId } from './schemas.js'
+import { type As, feedEntryShape, guardShape, id, locationShape } from './shapes.js'
 
 /** What may wait for one guard before it is taken for lost: it comes again and is sent everything. Bytes. */
 const BACKLOG = 4_194_304
@@ -22,13 +24,22 @@ export function feedRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/feed',
     who: { guard: true },
-    answer: async ({ caller, req }) => {
+    summary: 'What is revoked now, and what comes after',
+    description:
+      'As JSON what stands. As text/event-stream that, and then every act as it is committed; for a stream the instance is required. docs/http-api.md has the events.',
+    headers: { 'Curfew-Guard-Instance': guardInstance.optional(), 'Last-Event-ID': lastEventId.optional() },
+    successes: {
+      200: { body: z.object({ seq: z.int(), stale_ms: z.int(), entries: z.array(feedEntryShape) }), text: ['text/event-stream'] },
+    },
+    answer: async ({ caller, headers, req }) => {
       const guard = guardOf(caller)
       if (!/\btext\/event-stream\b/.test(singleHeader(req, 'accept') ?? '')) {
         return { status: 200, body: { seq: feed.seq, stale_ms: Math.round(feed.staleMs()), entries: [...feed.entries()].map(writtenEntry) } }
       }
-      const instance = instanceOf(req)
-      const after = lastEventId(req)
+      const instance = headers['Curfew-Guard-Instance']
+      if (instance === undefined)
+        throw new CurfewError('malformed', 'a stream must name its process', { reason: 'instance_missing', field: 'Curfew-Guard-Instance' })
+      const after = headers['Last-Event-ID'] === undefined ? null : Number(headers['Last-Event-ID'])
       return {
         status: 200,
         headers: { 'Content-Type': 'text/event-stream', 'X-Accel-Buffering': 'no' },
@@ -46,9 +57,12 @@ export function feedRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/feed/acks',
     who: { guard: true },
+    summary: 'This instance refuses everything up to that seq',
+    headers: { 'Curfew-Guard-Instance': guardInstance },
     json: ackBody,
-    answer: async ({ caller, body, req }) => {
-      feed.acknowledge(guardOf(caller).id, instanceOf(req), Math.min(body.seq, feed.seq))
+    successes: { 204: {} },
+    answer: async ({ caller, body, headers }) => {
+      feed.acknowledge(guardOf(caller).id, headers['Curfew-Guard-Instance'], Math.min(body.seq, feed.seq))
       return { status: 204 }
     },
   })
@@ -57,7 +71,10 @@ export function feedRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/guards',
     who: { operator: 'guards.write' },
+    summary: 'Add a guard; its key is shown once',
     json: guardBody,
+    successes: { 201: { body: z.object({ guard: guardShape, key: z.string() }), headers: { Location: locationShape } } },
+    refuses: ['conflict'],
     answer: async ({ body, caller, requestId }) => {
       const key = newGuardKey()
       const context = { requestId, actor: { kind: 'operator', id: operatorOf(caller).id } } as const
@@ -71,6 +88,8 @@ export function feedRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/guards',
     who: { operator: 'credentials.read' },
+    summary: 'The guards, their instances and how far each is',
+    successes: { 200: { body: z.object({ seq: z.int(), guards: z.array(guardShape) }) } },
     answer: async () => {
       const [guards, instances] = await Promise.all([store.guards.list(), store.guards.instances()])
       return { status: 200, body: { seq: await store.revocations.seq(), guards: guards.map(g => guardView(g, instances, doors)) } }
@@ -81,6 +100,10 @@ export function feedRoutes(app: Express, doors: Doors): void {
     method: 'delete',
     path: '/v1/guards/:id',
     who: { operator: 'guards.write' },
+    summary: 'Refuse a guard from here on',
+    params: { id: id('guard') },
+    successes: { 200: { body: z.object({ guard: guardShape }) } },
+    refuses: ['not_found', 'conflict'],
     answer: async ({ params, caller, requestId }) => {
       if (!isId('guard', params.id)) throw notFound('no such guard')
       const guard = await store.guards.disable(params.id, { requestId, actor: { kind: 'operator', id: operatorOf(caller).id } })
@@ -92,23 +115,6 @@ export function feedRoutes(app: Express, doors: Doors): void {
 function guardOf(caller: Caller): Guard {
   if (caller.kind !== 'guard') throw new TypeError('this route demands a guard')
   return caller.guard
-}
-
-function instanceOf(req: Request): string {
-  const instance = singleHeader(req, 'curfew-guard-instance')
-  if (instance === undefined || !/^[A-Za-z0-9._-]{1,64}$/.test(instance))
-    throw new CurfewError('malformed', 'must name this process, in 1 to 64 of A-Z a-z 0-9 . _ -', {
-      reason: 'instance_invalid',
-      field: 'Curfew-Guard-Instance',
-    })
-  return instance
-}
-
-function lastEventId(req: Request): number | null {
-  const given = singleHeader(req, 'last-event-id')
-  if (given === undefined) return null
-  if (!/^\d{1,15}$/.test(given)) throw new CurfewError('malformed', 'must be a seq', { reason: 'seq_invalid', field: 'Last-Event-ID' })
-  return Number(given)
 }
 
 const followerOf = (res: Response, guard: Guard, instance: string): Follower => ({
@@ -125,7 +131,7 @@ const followerOf = (res: Response, guard: Guard, instance: string): Follower => 
   end: () => void res.destroy(),
 })
 
-function guardView(g: Guard, instances: readonly GuardInstance[], doors: Doors) {
+function guardView(g: Guard, instances: readonly GuardInstance[], doors: Doors): As<typeof guardShape> {
   const gone = doors.store.clock.now().getTime() - GONE_AFTER * 1000
   return {
     id: g.id,

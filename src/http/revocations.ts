@@ -1,12 +1,13 @@
 /** Owns the responder's routes: plans, revocations and their receipts. */
 import { createHash } from 'node:crypto'
 import type { Express } from 'express'
+import { z } from 'zod'
 import { notFound } from '../broker/holder.js'
 import { isId, newId, type PlanId } from '../domain/ids.js'
-import { singleHeader } from './request.js'
-import { type Doors, operatorOf, parse, route } from './route.js'
+import { type Doors, operatorOf, route } from './route.js'
 import { idempotencyKey, pageQuery, planBody, revocationBody } from './schemas.js'
 import { demandQuarantinable, selectorOf } from './selectors.js'
+import { type As, id, jwksShape, locationShape, planShape, receiptShape, revocationShape } from './shapes.js'
 import { planView, revocationView } from './views.js'
 
 export function revocationRoutes(app: Express, doors: Doors): void {
@@ -16,7 +17,10 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/plans',
     who: { operator: 'revocations.write' },
+    summary: 'Count what a revocation would hit',
+    description: 'Nothing is ended. The plan is good for five minutes and is executed by naming it in a revocation.',
     json: planBody,
+    successes: { 201: { body: z.object({ plan: planShape }), headers: { Location: locationShape } } },
     answer: async ({ body, caller, requestId }) => {
       const selector = selectorOf(body.selector, store.clock.now())
       const actor = { kind: 'operator', id: operatorOf(caller).id } as const
@@ -29,6 +33,10 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/plans/:id',
     who: { operator: 'revocations.read' },
+    summary: 'A plan as it was made',
+    params: { id: id('plan') },
+    successes: { 200: { body: z.object({ plan: planShape }) } },
+    refuses: ['not_found'],
     answer: async ({ params }) => {
       const plan = isId('plan', params.id) ? await store.plans.get(params.id) : null
       if (!plan) throw notFound('no such plan')
@@ -40,9 +48,24 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/revocations',
     who: { operator: 'revocations.write' },
+    summary: 'End what a selector or a plan names',
+    description: 'Everything named is refused by introspection before the answer; that it is dead at its target is said by the receipt.',
+    headers: { 'Idempotency-Key': idempotencyKey.optional() },
     json: revocationBody,
-    answer: async ({ body, raw, caller, req, requestId }) => {
-      const key = parse(idempotencyKey.optional(), singleHeader(req, 'idempotency-key'), 'Idempotency-Key')
+    successes: {
+      202: {
+        body: z.object({
+          revocation: revocationShape,
+          receipt: id('receipt'),
+          newcomers: z.array(id('credential')).optional(),
+          quarantine: id('quarantine').optional(),
+        }),
+        headers: { Location: locationShape },
+      },
+    },
+    refuses: ['not_found', 'conflict'],
+    answer: async ({ body, raw, caller, headers, requestId }) => {
+      const key = headers['Idempotency-Key']
       const what = body.selector ? { selector: selectorOf(body.selector, store.clock.now()) } : { plan: body.plan as PlanId }
       if (body.quarantine) {
         const meant = 'plan' in what ? (await store.plans.get(what.plan))?.selector : what.selector
@@ -75,7 +98,9 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/revocations',
     who: { operator: 'revocations.read' },
+    summary: 'The latest revocations',
     query: pageQuery,
+    successes: { 200: { body: z.object({ revocations: z.array(revocationShape) }) } },
     answer: async ({ query }) => ({ status: 200, body: { revocations: (await store.revocations.list(query.limit)).map(revocationView) } }),
   })
 
@@ -83,6 +108,18 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/revocations/:id',
     who: { operator: 'revocations.read' },
+    summary: 'A revocation, and what became of its credentials',
+    params: { id: id('revocation') },
+    successes: {
+      200: {
+        body: z.object({
+          revocation: revocationShape,
+          receipt: id('receipt'),
+          credentials: z.object({ revoking: z.int(), stuck: z.int(), revoked: z.int() }),
+        }),
+      },
+    },
+    refuses: ['not_found'],
     answer: async ({ params }) => {
       const revocation = isId('revocation', params.id) ? await store.revocations.get(params.id) : null
       if (!revocation) throw notFound('no such revocation')
@@ -95,9 +132,14 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/receipts/:id',
     who: { operator: 'revocations.read' },
+    summary: 'The signed receipt of a revocation',
+    description: 'True of its `iat`; `final` says that nothing is left to do. `receipt` is a compact JWS over `claims`.',
+    params: { id: z.union([id('receipt'), id('revocation')]) },
+    successes: { 200: { body: z.object({ receipt: z.string(), claims: receiptShape }) } },
+    refuses: ['not_found'],
     answer: async ({ params }) => {
       const { signed, claims } = await broker.receipt(params.id as string)
-      return { status: 200, body: { receipt: signed, claims } }
+      return { status: 200, body: { receipt: signed, claims: claims as As<typeof receiptShape> } }
     },
   })
 
@@ -105,6 +147,8 @@ export function revocationRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/receipt-keys',
     who: 'public',
-    answer: async () => ({ status: 200, body: await doors.signer.jwks('receipt') }),
+    summary: 'The keys that receipts are signed with',
+    successes: { 200: { body: jwksShape } },
+    answer: async () => ({ status: 200, body: (await doors.signer.jwks('receipt')) as As<typeof jwksShape> }),
   })
 }

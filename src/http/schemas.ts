@@ -157,6 +157,8 @@ export const revocationBody = z
 export const planBody = z.strictObject({ selector, reason: line(500).optional() })
 export const quarantineBody = z.strictObject({ selector, ttl_seconds: seconds(1, 2_592_000), message: line(500).optional() })
 export const ackBody = z.strictObject({ seq: z.int().min(0) })
+export const guardInstance = z.string().regex(/^[A-Za-z0-9._-]{1,64}$/, 'must name this process, in 1 to 64 of A-Z a-z 0-9 . _ -')
+export const lastEventId = z.string().regex(/^\d{1,15}$/, 'must be a seq')
 export const guardBody = z.strictObject({ name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'must be letters, digits and . _ -') })
 export const forwardQuery = z.strictObject({
   audience: z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, 'must be the name of an audience'),

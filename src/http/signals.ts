@@ -1,12 +1,14 @@
 /** Owns the intake of risk signals, and what people see and decide of them. */
 import { createHmac, timingSafeEqual } from 'node:crypto'
-import type { Express, Request } from 'express'
+import type { Express } from 'express'
+import { z } from 'zod'
 import { notFound } from '../broker/holder.js'
 import { CurfewError } from '../domain/errors.js'
 import { isId } from '../domain/ids.js'
 import { singleHeader } from './request.js'
 import { type Doors, operatorOf, route } from './route.js'
 import { reasonBody, signalBody, signalQuery, subjectOf } from './schemas.js'
+import { id, locationShape, signalShape } from './shapes.js'
 import { signalView } from './views.js'
 
 export function signalRoutes(app: Express, doors: Doors): void {
@@ -16,9 +18,15 @@ export function signalRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/signals',
     who: 'public',
+    shows: [['signalSource']],
+    summary: 'Take a statement of risk',
+    description: 'A rule of the configuration decides what it does; it can shorten a life, never lengthen one. The same `id` of a source is taken once.',
+    headers: { 'Curfew-Source': z.string().optional() },
     json: signalBody,
-    answer: async ({ body, raw, req, requestId }) => {
-      const source = authenticSource(doors, req, raw)
+    successes: { 202: { body: z.object({ signal: signalShape }), headers: { Location: locationShape } } },
+    refuses: ['attestation_refused', 'not_found', 'conflict'],
+    answer: async ({ body, raw, headers, req, requestId }) => {
+      const source = authenticSource(doors, headers['Curfew-Source'], singleHeader(req, 'curfew-signature'), raw)
       const signal = await broker.acceptSignal(
         source,
         {
@@ -39,7 +47,9 @@ export function signalRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/signals',
     who: { operator: 'signals.read' },
+    summary: 'The latest signals, or those that wait for a person',
     query: signalQuery,
+    successes: { 200: { body: z.object({ signals: z.array(signalShape) }) } },
     answer: async ({ query }) => ({ status: 200, body: { signals: (await store.signals.list(query.limit, query.held === 'true')).map(signalView) } }),
   })
 
@@ -47,6 +57,10 @@ export function signalRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/signals/:id',
     who: { operator: 'signals.read' },
+    summary: 'A signal, its rule, and what it did',
+    params: { id: id('signal') },
+    successes: { 200: { body: z.object({ signal: signalShape }) } },
+    refuses: ['not_found'],
     answer: async ({ params }) => {
       const signal = isId('signal', params.id) ? await store.signals.get(params.id) : null
       if (!signal) throw notFound('no such signal')
@@ -62,7 +76,11 @@ export function signalRoutes(app: Express, doors: Doors): void {
       method: 'post',
       path: `/v1/signals/:id/${path}`,
       who: { operator: 'revocations.write' },
+      summary: kind === 'approved' ? 'Let a held signal act' : 'Let a held signal do nothing',
+      params: { id: id('signal') },
       json: reasonBody,
+      successes: { 200: { body: z.object({ signal: signalShape }) } },
+      refuses: ['not_found', 'conflict'],
       answer: async ({ params, body, caller, requestId }) => {
         if (!isId('signal', params.id)) throw notFound('no such signal')
         const verdict = { kind, by: { kind: 'operator', id: operatorOf(caller).id }, reason: body.reason } as const
@@ -73,11 +91,11 @@ export function signalRoutes(app: Express, doors: Doors): void {
 }
 
 /** Signed over the bytes as they came and the time they were sent at, so that an old statement cannot be sent again (H30). */
-function authenticSource(doors: Doors, req: Request, raw: Buffer): string {
+function authenticSource(doors: Doors, name: string | undefined, signature: string | undefined, raw: Buffer): string {
   const refused = (reason: string) =>
     new CurfewError('attestation_refused', 'this signal is not signed by a registered source', { reason, field: 'Curfew-Signature' })
-  const source = doors.signalSources.find(s => s.name === singleHeader(req, 'curfew-source'))
-  const parts = /^t=(\d{1,12}),v1=([0-9a-f]{64})$/.exec(singleHeader(req, 'curfew-signature') ?? '')
+  const source = doors.signalSources.find(s => s.name === name)
+  const parts = /^t=(\d{1,12}),v1=([0-9a-f]{64})$/.exec(signature ?? '')
   if (!source || !parts) throw refused(source ? 'signature_malformed' : 'source_unknown')
   const [, sentAt, given] = parts as unknown as [string, string, string]
   const wanted = createHmac('sha256', source.secret.reveal().token as string)

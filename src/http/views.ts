@@ -4,14 +4,28 @@ import type { Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import type { Exposed, Plan, Reach } from '../domain/plan.js'
 import type { Quarantine } from '../domain/quarantine.js'
-import type { Revocation } from '../domain/revocation.js'
+import type { Revocation, Selector } from '../domain/revocation.js'
 import { written } from '../domain/selector.js'
 import { isWaiting, type Signal } from '../domain/signal.js'
 import type { Task } from '../domain/task.js'
+import type {
+  As,
+  capabilityShape,
+  credentialShape,
+  decisionShape,
+  planShape,
+  quarantineShape,
+  reachShape,
+  revocationShape,
+  signalShape,
+  taskShape,
+  WrittenSelector,
+} from './shapes.js'
 
-const instant = (at: Date | null) => at?.toISOString() ?? null
+const instant = <D extends Date | null>(at: D) => (at?.toISOString() ?? null) as D extends Date ? string : string | null
+const selected = (selector: Selector) => written(selector) as WrittenSelector
 
-export const taskView = (t: Task) => ({
+export const taskView = (t: Task): As<typeof taskShape> => ({
   id: t.id,
   state: t.state,
   purpose: t.purpose,
@@ -33,7 +47,7 @@ export const taskView = (t: Task) => ({
 })
 
 /** The handle never leaves the broker. */
-export const credentialView = (c: Credential) => ({
+export const credentialView = (c: Credential): As<typeof credentialShape> => ({
   id: c.id,
   state: c.state,
   task: c.task,
@@ -57,7 +71,7 @@ export const credentialView = (c: Credential) => ({
   probe: c.probe,
 })
 
-export const decisionView = (d: Decision) => ({
+export const decisionView = (d: Decision): As<typeof decisionShape> => ({
   id: d.id,
   at: instant(d.at),
   allowed: d.allowed,
@@ -75,10 +89,10 @@ export const decisionView = (d: Decision) => ({
   attributes: d.attributes,
 })
 
-export const revocationView = (r: Revocation) => ({
+export const revocationView = (r: Revocation): As<typeof revocationShape> => ({
   id: r.id,
   seq: r.seq,
-  selector: written(r.selector),
+  selector: selected(r.selector),
   reason: r.reason,
   actor: r.actor,
   message: r.message,
@@ -90,7 +104,7 @@ export const revocationView = (r: Revocation) => ({
 
 export const exposedView = (e: Exposed) => ({ credential: e.credential, capability: e.capability, until: instant(e.until) })
 
-const reachView = (r: Reach) => ({
+const reachView = (r: Reach): As<typeof reachShape> => ({
   credentials: r.credentials,
   tasks: r.tasks,
   instant: r.classes.instant,
@@ -103,9 +117,9 @@ const reachView = (r: Reach) => ({
   exposed_until: instant(r.exposedUntil),
 })
 
-export const planView = (p: Plan) => ({
+export const planView = (p: Plan): As<typeof planShape> => ({
   id: p.id,
-  selector: written(p.selector),
+  selector: selected(p.selector),
   reason: p.reason,
   made_by: p.madeBy,
   made_at: instant(p.madeAt),
@@ -114,9 +128,9 @@ export const planView = (p: Plan) => ({
   reach: reachView(p.reach),
 })
 
-export const quarantineView = (q: Quarantine) => ({
+export const quarantineView = (q: Quarantine): As<typeof quarantineShape> => ({
   id: q.id,
-  selector: written(q.selector),
+  selector: selected(q.selector),
   message: q.message,
   set_by: q.setBy,
   set_at: instant(q.setAt),
@@ -127,7 +141,7 @@ export const quarantineView = (q: Quarantine) => ({
   lift_reason: q.liftReason,
 })
 
-export const signalView = (s: Signal) => ({
+export const signalView = (s: Signal): As<typeof signalShape> => ({
   id: s.id,
   source: s.source,
   event_id: s.eventId,
@@ -147,7 +161,7 @@ export const signalView = (s: Signal) => ({
   handled_at: instant(s.handledAt),
 })
 
-export const capabilityView = (c: Capability, audience: Audience | undefined) => ({
+export const capabilityView = (c: Capability, audience: Audience | undefined): As<typeof capabilityShape> => ({
   name: c.name,
   summary: c.summary,
   audience: audience?.uri ?? null,
