@@ -146,24 +146,31 @@ export interface IntendOptions {
   readonly isInForce?: (digest: PolicyId) => boolean
   /** Opens this task in the same transaction; the grant is for it. */
   readonly open?: { readonly task: NewTask; readonly decisions: readonly Decision[] }
-  /** Scoped to the task: same key and same request hash closes the earlier credential; another hash is `conflict`. */
+  /** Scoped to the task: same key and same request hash closes the earlier credentials; another hash is `conflict`. */
   readonly idempotency?: { readonly key: string; readonly hash: string }
+}
+
+/** A `pending` credential and what was made for it. */
+export interface Made {
+  readonly credential: Credential
+  readonly minted: Minted
 }
 
 export interface CredentialStore {
   /**
    * Under the shared cut-off lock: task and ancestors FOR SHARE and open; no marker, tombstone or cut-off at or after `iat`; live
-   * count below the capability's cap (`rate_limited`); consume marks; insert `pending`.
+   * count below the capability's cap (`rate_limited`); consume marks; insert `pending`. All grants are of one task, and all are
+   * intended or none; what refuses one and not the others names it (`ofPart`).
    */
-  intend(grant: Grant, options: IntendOptions): Promise<Credential>
-  /** The same checks for local kinds, and `active` at once: the one transaction after signing. */
+  intend(grants: readonly Grant[], options: IntendOptions): Promise<readonly Credential[]>
+  /** The same checks for one of a local kind, and `active` at once: the one transaction after signing. */
   record(grant: Grant, minted: Minted, options: IntendOptions): Promise<Credential>
   /** Compare-and-set on `pending`, version and mint window. Null: it was overtaken; destroy what was made and stop. */
   recordHandle(credential: Credential, handle: Handle): Promise<Credential | null>
   /** A late handle of an overtaken credential: noted in any state, never a transition. */
   noteHandle(id: CredentialId, handle: Handle): Promise<void>
-  /** `pending → active` with all checks of `intend` again. Null: overtaken. */
-  settle(credential: Credential, minted: Minted, context: Context): Promise<Credential | null>
+  /** `pending → active` with all checks of `intend` again, for all of them or none. Null: one was overtaken, and none has moved. */
+  settle(made: readonly Made[], context: Context): Promise<readonly Credential[] | null>
   get(id: CredentialId): Promise<Credential | null>
   list(filter: CredentialFilter): Promise<readonly Credential[]>
   /** The verifier's question: `active`, not expired by database time, task and ancestors open, no cut-off matches. */

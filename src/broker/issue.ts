@@ -103,7 +103,8 @@ async function signAndRecord(deps: BrokerDeps, engine: CredentialEngine, grant: 
 /** Kinds that live at a target. Whatever fails after `intend` ends in a revocation; what that cannot finish, the sweep will. */
 async function makeAndSettle(deps: BrokerDeps, engine: CredentialEngine, grant: Grant, options: IntendOptions, signal: AbortSignal): Promise<Issued> {
   const { credentials } = deps.store
-  let credential = await credentials.intend(grant, options)
+  const [intended] = await credentials.intend([grant], options)
+  let credential = intended as Credential
   let unrecorded: Handle | null = null
   try {
     await fp('issue.3')
@@ -119,8 +120,9 @@ async function makeAndSettle(deps: BrokerDeps, engine: CredentialEngine, grant: 
     await fp('issue.4b')
     const minted = await engine.mint(grant, handle, signal)
     await fp('issue.4c')
-    const active = await credentials.settle(credential, minted, options.context)
+    const settled = await credentials.settle([{ credential, minted }], options.context)
     const settledAt = performance.now()
+    const active = settled?.[0]
     if (!active) {
       await credentials.noteHandle(credential.id, minted.handle)
       throw overtaken()

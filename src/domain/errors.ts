@@ -24,6 +24,8 @@ export interface ErrorFacts {
   readonly reason?: string
   /** The offending field of a body, header, claim or configuration, as a dotted path. */
   readonly field?: string
+  /** What the failed part of a bundle is: its place is the field. */
+  readonly capability?: string
   readonly decision?: string
   readonly nearestRule?: { readonly id: string; readonly held: number; readonly of: number }
   /** The caller's own claim and the caller's own value; never the policy's. */
@@ -45,6 +47,13 @@ export class CurfewError extends Error {
   ) {
     super(message, options)
   }
+}
+
+/** The same refusal, told of the part of a bundle that it is about: `capabilities.1`, or what is inside of it. */
+export function ofPart(error: CurfewError, part: number, capability: string): CurfewError {
+  const { field } = error.facts
+  const inside = field === undefined || field === 'capability' ? '' : `.${field}`
+  return new CurfewError(error.code, error.message, { ...error.facts, field: `capabilities.${part}${inside}`, capability }, { cause: error })
 }
 
 /** Thrown by an engine when trying again cannot help: the row is `stuck` at once, and the slow retries go on all the same. */

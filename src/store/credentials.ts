@@ -3,7 +3,7 @@ import type { Closed, Credential, CredentialState } from '../domain/credential.j
 import { CurfewError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
 import { byBroker } from '../domain/revocation.js'
-import type { CredentialStore } from '../ports.js'
+import type { Context, CredentialStore, Made } from '../ports.js'
 import { issueOfRow, issueScopes, judgeStanding, runKeys, workloadScopes } from './admission.js'
 import { writeAudit } from './audit.js'
 import { actOf, closeBehind, closeFound, drain } from './closing.js'
@@ -12,7 +12,7 @@ import { credentialMade, handleRecorded } from './events.js'
 import { lockCutoffs, lockTasks, readFacts } from './facts.js'
 import { issueAll, type Member, type Rooms } from './issue.js'
 import { toCredential } from './rows.js'
-import type { Row, Sql, Tx } from './sql.js'
+import { type Row, rowsJson, type Sql, type Tx } from './sql.js'
 
 export interface CredentialStoreDeps {
   /** HMAC under the server's key: a stolen database must not help to guess a secret. */
@@ -22,23 +22,26 @@ export interface CredentialStoreDeps {
 const one = (rows: Row[]): Credential | null => (rows[0] ? toCredential(rows[0]) : null)
 
 /** The plain road: one member, one transaction, a refusal undoes it. */
-export const issueOne = (sql: Sql, member: Member, rooms: Rooms): Promise<Credential> =>
+export const issueTogether = (sql: Sql, member: Member, rooms: Rooms): Promise<readonly Credential[]> =>
   sql.tx(async tx => {
     const [outcome] = await issueAll(tx, [member], rooms)
     if (!outcome || 'refusal' in outcome) throw outcome?.refusal
-    return outcome.credential
+    return outcome.credentials
   })
 
 /** How local kinds are committed: one by one, or in batches. */
-export type Recording = (sql: Sql, rooms: Rooms) => (member: Member) => Promise<Credential>
-export const oneByOne: Recording = (sql, rooms) => member => issueOne(sql, member, rooms)
+export type Recording = (sql: Sql, rooms: Rooms) => (member: Member) => Promise<readonly Credential[]>
+export const oneByOne: Recording = (sql, rooms) => member => issueTogether(sql, member, rooms)
 
 export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: Recording = oneByOne): CredentialStore {
   const rooms: Rooms = new Map()
-  const record = recording(sql, rooms)
+  const recordMember = recording(sql, rooms)
   return {
-    intend: (grant, options) => issueOne(sql, { grant, options, made: null }, rooms),
-    record: (grant, minted, options) => record({ grant, options, made: { minted, digest: deps.sealDigest(minted.secret.digest()) } }),
+    intend: (grants, options) => issueTogether(sql, { parts: grants.map(grant => ({ grant, made: null })), options }, rooms),
+    async record(grant, minted, options) {
+      const [credential] = await recordMember({ parts: [{ grant, made: { minted, digest: deps.sealDigest(minted.secret.digest()) } }], options })
+      return credential as Credential
+    },
 
     recordHandle: (credential, handle) =>
       sql.tx(async tx => {
@@ -56,31 +59,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
       await sql.query(`update curfew.credentials set handle = coalesce(handle, '{}'::jsonb) || $2::jsonb where id = $1`, [id, JSON.stringify(handle)])
     },
 
-    settle: (credential, minted, context) =>
-      sql.tx(async tx => {
-        await lockCutoffs(tx, 'shared')
-        const tasks = await lockTasks(tx, [credential.task, ...credential.ancestors])
-        const issue = issueOfRow(credential, minted.kid, tasks.get(credential.task)?.run ?? null)
-        const facts = await readFacts(tx, tasks, [...issueScopes(issue), ...[...tasks.values()].flatMap(workloadScopes)], runKeys(issue))
-        try {
-          judgeStanding(facts, issue, null)
-        } catch (error) {
-          // Ended, barred or cut off while it was made: overtaken, and the caller destroys what he made.
-          if (error instanceof CurfewError && error.code !== 'unavailable') return null
-          throw error
-        }
-        const active = one(
-          await tx.query(
-            `update curfew.credentials
-             set state = 'active', version = version + 1, handle = coalesce(handle, '{}'::jsonb) || $3::jsonb, digest = $4, kid = $5,
-                 expires_at = least(expires_at, $6::timestamptz)
-             where id = $1 and version = $2 and state = 'pending' and deadline_at > curfew.now() returning *`,
-            [credential.id, credential.version, JSON.stringify(minted.handle), deps.sealDigest(minted.secret.digest()), minted.kid, minted.expiresAt],
-          ),
-        )
-        if (active) await writeAudit(tx, [credentialMade('credential.issued', active, null, context)])
-        return active
-      }),
+    settle: (made, context) => sql.tx(tx => settle(tx, made, context, deps.sealDigest)),
 
     get: async id => one(await sql.query('select * from curfew.credentials where id = $1', [id])),
     async list(f) {
@@ -174,6 +153,51 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
       return rows.map(toCredential)
     },
   }
+}
+
+async function settle(tx: Tx, made: readonly Made[], context: Context, sealDigest: CredentialStoreDeps['sealDigest']): Promise<readonly Credential[] | null> {
+  await lockCutoffs(tx, 'shared')
+  const tasks = await lockTasks(
+    tx,
+    made.flatMap(({ credential: c }) => [c.task, ...c.ancestors]),
+  )
+  const issues = made.map(({ credential: c, minted }) => issueOfRow(c, minted.kid, tasks.get(c.task)?.run ?? null))
+  const facts = await readFacts(tx, tasks, [...issues.flatMap(issueScopes), ...[...tasks.values()].flatMap(workloadScopes)], issues.flatMap(runKeys))
+  try {
+    for (const issue of issues) judgeStanding(facts, issue, null)
+  } catch (error) {
+    // Ended, barred or cut off while it was made: overtaken, and the caller destroys what he made.
+    if (error instanceof CurfewError && error.code !== 'unavailable') return null
+    throw error
+  }
+  // One statement, so that all move or none: which of them stand is counted under their locks, before the first is touched.
+  const rows = await tx.query(
+    `with made as materialized (
+       select * from jsonb_to_recordset($1::jsonb) as m(id text, version integer, handle jsonb, digest text, kid text, expires_at timestamptz)),
+     standing as materialized (
+       select c.id from curfew.credentials c join made on made.id = c.id and made.version = c.version
+       where c.state = 'pending' and c.deadline_at > (select curfew.now()) order by c.id for update of c)
+     update curfew.credentials c
+     set state = 'active', version = c.version + 1, handle = nullif(coalesce(c.handle, '{}'::jsonb) || made.handle, '{}'::jsonb),
+         digest = made.digest, kid = made.kid, expires_at = least(c.expires_at, made.expires_at)
+     from made where c.id = made.id and (select count(*) from standing) = (select count(*) from made) returning c.*`,
+    [
+      rowsJson(
+        made.map(({ credential: { id, version }, minted: { handle, secret, kid, expiresAt } }) => ({
+          ...{ id, version, handle, kid },
+          ...{ digest: sealDigest(secret.digest()), expires_at: expiresAt },
+        })),
+      ),
+    ],
+  )
+  if (rows.length === 0) return null
+  const active = new Map(rows.map(r => [r.id as CredentialId, toCredential(r)]))
+  const settled = made.map(m => active.get(m.credential.id) as Credential)
+  await writeAudit(
+    tx,
+    settled.map(c => credentialMade('credential.issued', c, null, context)),
+  )
+  return settled
 }
 
 /** What a verifier may accept, of `c`. */

@@ -1,7 +1,7 @@
 /** Owns committing many issues at once: one transaction a tick, each member passing or refused by itself. */
 import type { Credential } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
-import { issueOne, type Recording } from './credentials.js'
+import { issueTogether, type Recording } from './credentials.js'
 import { issueAll, type Member, type Outcome, type Rooms } from './issue.js'
 import { type Sql, sqlState } from './sql.js'
 
@@ -14,7 +14,7 @@ const IN_FLIGHT = 3
 
 interface Waiting {
   readonly member: Member
-  readonly pass: (credential: Credential) => void
+  readonly pass: (credentials: readonly Credential[]) => void
   readonly refuse: (reason: unknown) => void
 }
 
@@ -40,7 +40,7 @@ export const groupCommit: Recording = (sql, rooms) => {
 
   return member => {
     // A key's earlier credential is closed in the same transaction: that one comes alone.
-    if (member.options.idempotency) return issueOne(sql, member, rooms)
+    if (member.options.idempotency) return issueTogether(sql, member, rooms)
     return new Promise((pass, refuse) => {
       queue.push({ member, pass, refuse })
       if (queue.length >= LARGEST) flush()
@@ -76,7 +76,7 @@ async function commit(sql: Sql, rooms: Rooms, batch: readonly Waiting[]): Promis
   batch.forEach((w, i) => {
     const outcome = outcomes[i] as Outcome
     if ('refusal' in outcome) w.refuse(outcome.refusal)
-    else w.pass(outcome.credential)
+    else w.pass(outcome.credentials)
   })
 }
 

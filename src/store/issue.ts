@@ -1,7 +1,7 @@
-/** Owns the one transaction in which credentials come into being, for one grant or for a batch: judged under locks, each by itself. */
+/** Owns the one transaction in which credentials come into being, for one caller or for a batch: judged under locks, each caller by itself. */
 import { type Credential, MINT_WINDOW_MS } from '../domain/credential.js'
 import type { Grant } from '../domain/decision.js'
-import { CurfewError } from '../domain/errors.js'
+import { CurfewError, ofPart } from '../domain/errors.js'
 import type { TaskId } from '../domain/ids.js'
 import type { IntendOptions, Minted } from '../ports.js'
 import { capabilityFull, type Facts, issueOfGrant, issueScopes, judgeIssue, judgeOpening, openScopes, runKeys, workloadScopes } from './admission.js'
@@ -15,18 +15,26 @@ import { toCredential } from './rows.js'
 import { lockNumber, rowsJson, type Tx } from './sql.js'
 import { factsOf, insertTasks, type PlannedTask } from './tasks.js'
 
-export interface Member {
+export interface Part {
   readonly grant: Grant
-  readonly options: IntendOptions
   /** What was made already, of local kinds: then the row is `active` at once. */
   readonly made: { readonly minted: Minted; readonly digest: string } | null
 }
 
-export type Outcome = { readonly credential: Credential } | { readonly refusal: unknown }
+/** What one caller asks for: one credential, or several of one task that come into being together or not at all. */
+export interface Member {
+  readonly parts: readonly Part[]
+  readonly options: IntendOptions
+}
 
-interface Admitted {
-  readonly member: Member
+export type Outcome = { readonly credentials: readonly Credential[] } | { readonly refusal: unknown }
+
+interface AdmittedPart extends Part {
   readonly expiresAt: Date
+}
+interface Admitted {
+  readonly parts: readonly AdmittedPart[]
+  readonly options: IntendOptions
   readonly planned: PlannedTask | null
 }
 
@@ -52,13 +60,17 @@ export async function issueAll(tx: Tx, members: readonly Member[], rooms: Rooms)
   members.forEach((member, i) => {
     judge(i, () => admitted.set(i, admit(facts, member)))
   })
-  for (const [i, { member }] of admitted) {
-    if (!member.options.idempotency) continue
-    const refusal = await claimKey(tx, member.grant, member.options.idempotency, facts.now)
+  for (const [i, { parts, options }] of admitted) {
+    if (!options.idempotency) continue
+    const refusal = await claimKey(tx, parts, options.idempotency, facts.now)
     if (refusal) judge(i, () => raise(refusal))
   }
-  const room = await roomOf(tx, [...admitted.values()], rooms)
-  for (const [i, { member }] of admitted) judge(i, () => takeRoom(room, member.grant.terms.capability.name))
+  const room = await roomOf(
+    tx,
+    [...admitted.values()].flatMap(a => a.parts),
+    rooms,
+  )
+  for (const [i, { parts }] of admitted) judge(i, () => takeRoom(room, parts))
 
   const order = [...admitted.keys()]
   const refusals = await consumeAll(
@@ -71,7 +83,7 @@ export async function issueAll(tx: Tx, members: readonly Member[], rooms: Rooms)
   })
 
   const written = await write(tx, [...admitted.values()], facts.now)
-  return outcomes.map((outcome, i) => outcome ?? { credential: written.get(members[i]?.grant.id ?? '') as Credential })
+  return outcomes.map((outcome, i) => outcome ?? { credentials: (members[i] as Member).parts.map(p => written.get(p.grant.id) as Credential) })
 }
 
 const raise = (error: unknown): never => {
@@ -79,34 +91,54 @@ const raise = (error: unknown): never => {
 }
 
 async function factsFor(tx: Tx, members: readonly Member[]): Promise<Facts> {
-  const tasks = await lockTasks(
-    tx,
-    members.flatMap(m => (m.options.open ? m.options.open.task.ancestors : [m.grant.terms.task, ...m.grant.terms.ancestors]) as TaskId[]),
-  )
-  const scopes = members.flatMap(m => [
-    ...issueScopes(issueOfGrant(m.grant, m.made?.minted.kid ?? null)),
-    ...(m.options.open ? openScopes(m.options.open.task) : []),
-  ])
-  const runs = members.flatMap(m => [...runKeys(m.grant.terms.attestation), ...(m.options.open ? runKeys(m.options.open.task.attestation) : [])])
+  const parts = members.flatMap(m => m.parts)
+  const opened = members.flatMap(m => m.options.open?.task ?? [])
+  const isOpened = new Set<string>(opened.map(t => t.id))
+  const tasks = await lockTasks(tx, [
+    ...opened.flatMap(t => t.ancestors),
+    ...parts.flatMap(({ grant: { terms } }) => (isOpened.has(terms.task) ? [] : [terms.task, ...terms.ancestors])),
+  ] as TaskId[])
+  const scopes = [...parts.flatMap(p => issueScopes(issueOfGrant(p.grant, p.made?.minted.kid ?? null))), ...opened.flatMap(openScopes)]
+  const runs = [...parts.map(p => p.grant.terms.attestation), ...opened.map(t => t.attestation)].flatMap(runKeys)
   return readFacts(tx, tasks, [...scopes, ...[...tasks.values()].flatMap(workloadScopes)], runs)
 }
 
 /** Pure: the opening of a new task, if there is one, and then the issue, as if the task stood already. */
-export function admit(facts: Facts, { grant, options, made }: Member): Admitted {
-  const open = options.open
-  let planned: PlannedTask | null = null
-  let seen = facts
-  if (open) {
-    if (open.task.id !== grant.terms.task) throw new TypeError('a grant is for the task that its transaction opens')
-    planned = { task: open.task, opening: judgeOpening(facts, open.task), context: options.context }
-    seen = { ...facts, tasks: new Map([...facts.tasks, [open.task.id, factsOf(planned, facts.now)]]) }
-  }
-  const end = judgeIssue(seen, grant, made?.minted.kid ?? null)
+export function admit(facts: Facts, { parts, options }: Member): Admitted {
+  const { open } = options
+  const planned = open ? { task: open.task, opening: judgeOpening(facts, open.task), context: options.context } : null
+  const seen = planned ? { ...facts, tasks: new Map([...facts.tasks, [planned.task.id, factsOf(planned, facts.now)]]) } : facts
+  const [task] = parts.map(p => p.grant.terms.task)
+  if (!parts.every(p => p.grant.terms.task === task) || (open && open.task.id !== task))
+    throw new TypeError('what is issued together is for one task, and for the one that its transaction opens')
+  const ends = judgeEach(parts, part => endOf(seen, part, options))
+  return { parts: parts.map((part, i) => ({ ...part, expiresAt: ends[i] as Date })), options, planned }
+}
+
+function endOf(facts: Facts, { grant, made }: Part, { isInForce }: IntendOptions): Date {
+  const end = judgeIssue(facts, grant, made?.minted.kid ?? null)
   // A permit is the word of one set of policies (R06); the caller asks again and hears the word of those in force.
-  if (options.isInForce?.(grant.decision.digest) === false)
+  if (isInForce?.(grant.decision.digest) === false)
     throw new CurfewError('unavailable', 'the policies changed meanwhile', { reason: 'policy_changed', retryAfterSeconds: 1, next: 'ask again' })
   const upstream = made?.minted.expiresAt
-  return { member: { grant, options, made }, planned, expiresAt: upstream && upstream < end ? upstream : end }
+  return upstream && upstream < end ? upstream : end
+}
+
+/** Judges every part; the first refusal is thrown. What refuses all of them is about their task or its holder, and names no part. */
+function judgeEach(parts: readonly Part[], judge: (part: Part) => Date): Date[] {
+  const refused: { readonly error: CurfewError; readonly named: CurfewError }[] = []
+  const ends = parts.flatMap((part, i) => {
+    try {
+      return [judge(part)]
+    } catch (error) {
+      if (!(error instanceof CurfewError)) throw error
+      refused.push({ error, named: ofPart(error, i, part.grant.terms.capability.name) })
+      return []
+    }
+  })
+  const [first] = refused
+  if (first) throw refused.length === parts.length ? first.error : first.named
+  return ends
 }
 
 /** Below this many places left, members of one capability take turns, so that the cap is exact. Above it, at most this many are in flight at once. */
@@ -118,10 +150,10 @@ const AMPLE_MS = 250
 /** What this process remembers of capabilities with ample room: counting a hundred thousand rows for every issue would be its whole cost. */
 export type Rooms = Map<string, { left: number; readonly cap: number; readonly countedAt: number }>
 
-async function roomOf(tx: Tx, admitted: readonly Admitted[], rooms: Rooms): Promise<Map<string, number>> {
+async function roomOf(tx: Tx, parts: readonly Part[], rooms: Rooms): Promise<Map<string, number>> {
   const wanted = new Map<string, { cap: number; members: number }>()
-  for (const { member } of admitted) {
-    const { name, maxLive: cap } = member.grant.terms.capability
+  for (const { grant } of parts) {
+    const { name, maxLive: cap } = grant.terms.capability
     wanted.set(name, { cap, members: (wanted.get(name)?.members ?? 0) + 1 })
   }
   const room = new Map<string, number>()
@@ -154,10 +186,16 @@ async function roomOf(tx: Tx, admitted: readonly Admitted[], rooms: Rooms): Prom
   return room
 }
 
-export function takeRoom(room: Map<string, number>, capability: string): void {
-  const left = room.get(capability) ?? 0
-  if (left <= 0) throw capabilityFull()
-  room.set(capability, left - 1)
+/** The parts of one member count together, and a member that finds no room takes none. */
+export function takeRoom(room: Map<string, number>, parts: readonly Part[]): void {
+  const left = new Map(room)
+  parts.forEach(({ grant }, i) => {
+    const { name } = grant.terms.capability
+    const places = left.get(name) ?? 0
+    if (places <= 0) throw parts.length > 1 ? ofPart(capabilityFull(), i, name) : capabilityFull()
+    left.set(name, places - 1)
+  })
+  for (const [name, places] of left) room.set(name, places)
 }
 
 export const keyReused = () =>
@@ -171,28 +209,40 @@ export const inFlight = () =>
     next: 'send the same request again',
   })
 
-/** The same key and request ends the earlier credential, whose secret was lost with its answer; another request under the key is a mistake. */
-async function claimKey(tx: Tx, grant: Grant, { key, hash }: { key: string; hash: string }, now: Date): Promise<CurfewError | null> {
-  const task = grant.terms.task
+/** The same key and request ends what came of it before, whose secrets were lost with its answer; another request under the key is a mistake. */
+async function claimKey(tx: Tx, parts: readonly Part[], { key, hash }: { key: string; hash: string }, now: Date): Promise<CurfewError | null> {
+  const task = parts[0]?.grant.terms.task as TaskId
   const known = await tx.query('select id from curfew.tasks where id = $1', [task])
   // Its first credential opens the task: nobody can have used a key of it.
   if (known.length === 0) return null
-  const [fresh] = await tx.query('insert into curfew.idempotency (task, key, hash, credential) values ($1, $2, $3, $4) on conflict do nothing returning key', [
-    task,
-    key,
-    hash,
-    grant.id,
-  ])
-  if (fresh) return null
-  const [met] = await tx.query<{ hash: string; credential: string; state: string; deadline_at: Date }>(
-    `select i.hash, i.credential, c.state, c.deadline_at from curfew.idempotency i join curfew.credentials c on c.id = i.credential
-     where i.task = $1 and i.key = $2 for update`,
+  const ids = parts.map(p => p.grant.id)
+  const fresh = await tx.query(
+    `insert into curfew.idempotency (task, key, part, hash, credential)
+     select $1, $2, p.n - 1, $3, p.id from unnest($4::text[]) with ordinality as p(id, n) order by p.n on conflict do nothing returning part`,
+    [task, key, hash, ids],
+  )
+  if (fresh.length === ids.length) return null
+  // Two statements: a join that waited for the key would look for the credential it led to before.
+  const met = await tx.query<{ hash: string; credential: string }>(
+    'select hash, credential from curfew.idempotency where task = $1 and key = $2 order by part for update',
     [task, key],
   )
-  if (met?.hash !== hash) return keyReused()
-  if (met.state === 'pending' && met.deadline_at > now) return inFlight()
-  await tx.query('update curfew.idempotency set credential = $3 where task = $1 and key = $2', [task, key, grant.id])
-  await closeRows(tx, [{ id: met.credential, reason: 'cancelled', revocation: null }], { kind: 'holder', id: task }, null)
+  if (met.some(m => m.hash !== hash)) return keyReused()
+  const earlier = await tx.query<{ id: string; state: string; deadline_at: Date }>(
+    'select id, state, deadline_at from curfew.credentials where id = any($1::text[]) order by id for update',
+    [met.map(m => m.credential)],
+  )
+  if (earlier.some(c => c.state === 'pending' && c.deadline_at > now)) return inFlight()
+  await tx.query(
+    `update curfew.idempotency i set credential = p.id from unnest($3::text[]) with ordinality as p(id, n) where i.task = $1 and i.key = $2 and i.part = p.n - 1`,
+    [task, key, ids],
+  )
+  await closeRows(
+    tx,
+    earlier.map(({ id }) => ({ id, reason: 'cancelled', revocation: null })),
+    { kind: 'holder', id: task },
+    null,
+  )
   return null
 }
 
@@ -205,8 +255,11 @@ async function write(tx: Tx, admitted: readonly Admitted[], now: Date): Promise<
   )
   await writeDecisions(
     tx,
-    admitted.flatMap(({ member: { grant, options } }) =>
-      [...(options.open?.decisions ?? []), grant.decision].map(d => ({ decision: { ...d, task: grant.terms.task }, context: options.context })),
+    admitted.flatMap(({ parts, options: { open, context } }) =>
+      [
+        ...(open?.decisions ?? []).map(d => ({ ...d, task: open?.task.id ?? null })),
+        ...parts.map(({ grant }) => ({ ...grant.decision, task: grant.terms.task })),
+      ].map(decision => ({ decision, context })),
     ),
   )
   const rows = await tx.query(
@@ -215,19 +268,21 @@ async function write(tx: Tx, admitted: readonly Admitted[], now: Date): Promise<
      select id, task, ancestors, identity, issuer, issuer_id, capability, audience, engine, class, decision, jkt, kid, digest, state, 1,
             issued_at, expires_at, deadline_at, handle, 0
      from jsonb_populate_recordset(null::curfew.credentials, $1::jsonb) returning *`,
-    [rowsJson(admitted.map(a => rowOf(a, now)))],
+    [rowsJson(admitted.flatMap(a => a.parts).map(part => rowOf(part, now)))],
   )
   const written = new Map(rows.map(r => [r.id as string, toCredential(r)]))
   await writeAudit(
     tx,
-    admitted.map(({ member: { grant, options, made } }) =>
-      credentialMade(made ? 'credential.issued' : 'credential.intended', written.get(grant.id) as Credential, grant.decision, options.context),
+    admitted.flatMap(({ parts, options: { context } }) =>
+      parts.map(({ grant, made }) =>
+        credentialMade(made ? 'credential.issued' : 'credential.intended', written.get(grant.id) as Credential, grant.decision, context),
+      ),
     ),
   )
   return written
 }
 
-export function rowOf({ member: { grant, made }, expiresAt }: Admitted, now: Date) {
+function rowOf({ grant, made, expiresAt }: AdmittedPart, now: Date) {
   const { terms } = grant
   const handle = made?.minted.handle
   return {

@@ -1,9 +1,9 @@
 /** Owns credentials in memory. */
 
-import { CLAIM_MS, type Claim, type CredentialFilter, type CredentialState, type Probe } from '../domain/credential.js'
+import { CLAIM_MS, type Claim, type Credential, type CredentialFilter, type CredentialState, type Probe } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
 import { byBroker } from '../domain/revocation.js'
-import type { CredentialStore } from '../ports.js'
+import type { CredentialStore, Minted } from '../ports.js'
 import { type Facts, isCut, issueOfRow, issueScopes, judgeStanding, workloadScopes } from './admission.js'
 import type { CutOff } from './closing.js'
 import { assertDead, postponed } from './destroying.js'
@@ -45,8 +45,11 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
   const rows = () => [...state.credentials.values()]
 
   return {
-    intend: async (grant, options) => issueInMemory(state, grant, options, null),
-    record: async (grant, minted, options) => issueInMemory(state, grant, options, { minted, digest: sealDigest(minted.secret.digest()) }),
+    intend: async (grants, options) => issueInMemory(state, { parts: grants.map(grant => ({ grant, made: null })), options }),
+    async record(grant, minted, options) {
+      const [credential] = issueInMemory(state, { parts: [{ grant, made: { minted, digest: sealDigest(minted.secret.digest()) } }], options })
+      return credential as Credential
+    },
 
     async recordHandle({ id, version }, handle) {
       const c = find(id)
@@ -59,27 +62,34 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
       const c = find(id)
       if (c) put(c, { handle: { ...c.handle, ...handle } })
     },
-    async settle({ id, version }, minted, context) {
-      const c = find(id)
-      if (!c) return null
+    async settle(made, context) {
       const facts = factsOf(state)
-      try {
-        judgeStanding(facts, issueOfRow(c, minted.kid, facts.tasks.get(c.task)?.run ?? null), null)
-      } catch (error) {
-        if (error instanceof CurfewError && error.code !== 'unavailable') return null
-        throw error
+      const standing: { readonly c: CredentialRow; readonly minted: Minted }[] = []
+      for (const { credential, minted } of made) {
+        const c = find(credential.id)
+        if (!c) return null
+        try {
+          judgeStanding(facts, issueOfRow(c, minted.kid, facts.tasks.get(c.task)?.run ?? null), null)
+        } catch (error) {
+          if (error instanceof CurfewError && error.code !== 'unavailable') return null
+          throw error
+        }
+        if (c.state !== 'pending' || c.version !== credential.version || c.deadlineAt <= facts.now) return null
+        standing.push({ c, minted })
       }
-      if (c.state !== 'pending' || c.version !== version || c.deadlineAt <= facts.now) return null
-      const active = put(c, {
-        state: 'active',
-        version: version + 1,
-        handle: { ...c.handle, ...minted.handle },
-        digest: sealDigest(minted.secret.digest()),
-        kid: minted.kid,
-        expiresAt: earliest(c.expiresAt, minted.expiresAt),
+      return standing.map(({ c, minted }) => {
+        const handle = { ...c.handle, ...minted.handle }
+        const active = put(c, {
+          state: 'active',
+          version: c.version + 1,
+          handle: Object.keys(handle).length > 0 ? handle : null,
+          digest: sealDigest(minted.secret.digest()),
+          kid: minted.kid,
+          expiresAt: earliest(c.expiresAt, minted.expiresAt),
+        })
+        write(state, [credentialMade('credential.issued', active, null, context)])
+        return bare(active)
       })
-      write(state, [credentialMade('credential.issued', active, null, context)])
-      return bare(active)
     },
 
     async get(id) {

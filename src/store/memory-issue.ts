@@ -2,45 +2,59 @@
 
 import type { Credential } from '../domain/credential.js'
 import { MINT_WINDOW_MS } from '../domain/credential.js'
-import type { Grant } from '../domain/decision.js'
 import type { Revocation } from '../domain/revocation.js'
-import type { IntendOptions, Minted } from '../ports.js'
-import { capabilityFull } from './admission.js'
 import { credentialMade } from './events.js'
-import { admit, inFlight, keyReused } from './issue.js'
+import { admit, inFlight, keyReused, type Member, type Part, takeRoom } from './issue.js'
 import { bare, type CredentialRow, closeRows, consume, factsOf, isOpen, refuseUnstorable, type State, write, writeDecisions } from './memory-state.js'
 import { insertTask, planTask } from './memory-tasks.js'
 
-export function issueInMemory(state: State, grant: Grant, options: IntendOptions, made: { minted: Minted; digest: string } | null): Credential {
-  const { terms } = grant
+export function issueInMemory(state: State, member: Member): Credential[] {
+  const { options } = member
   const facts = factsOf(state)
   if (options.open) refuseUnstorable(options.open.task)
-  const admitted = admit(facts, { grant, options, made })
-  const key = options.idempotency ? JSON.stringify([terms.task, options.idempotency.key]) : null
+  const { parts, planned } = admit(facts, member)
+  const task = (parts[0] as Part).grant.terms.task
+  const key = options.idempotency ? JSON.stringify([task, options.idempotency.key]) : null
   const earlier = key === null ? undefined : state.idempotency.get(key)
-  const replaced = earlier ? (state.credentials.get(earlier.credential) as CredentialRow) : null
+  const replaced = (earlier?.credentials ?? []).map(id => state.credentials.get(id) as CredentialRow)
   if (earlier && earlier.hash !== options.idempotency?.hash) throw keyReused()
-  if (replaced?.state === 'pending' && replaced.deadlineAt > facts.now) throw inFlight()
-  const live = [...state.credentials.values()].filter(c => c.capability === terms.capability.name && isOpen(c) && c !== replaced).length
-  if (live >= terms.capability.maxLive) throw capabilityFull()
+  if (replaced.some(c => c.state === 'pending' && c.deadlineAt > facts.now)) throw inFlight()
+  takeRoom(roomOf(state, parts, replaced), parts)
   consume(state, options.marks)
 
   // From here on nothing throws.
-  if (replaced)
-    closeRows(
-      state,
-      [replaced],
-      () => 'cancelled',
-      () => null as Revocation['id'] | null,
-      { kind: 'holder', id: terms.task },
-      null,
-    )
-  if (key !== null && options.idempotency) state.idempotency.set(key, { hash: options.idempotency.hash, credential: grant.id })
-  if (admitted.planned) insertTask(state, planTask(admitted.planned.task, admitted.planned.opening, facts.now), admitted.planned.task, options.context)
-  const decisions = [...(options.open?.decisions ?? []), grant.decision].map(d => ({ ...d, task: terms.task }))
+  closeRows(
+    state,
+    replaced,
+    () => 'cancelled',
+    () => null as Revocation['id'] | null,
+    { kind: 'holder', id: task },
+    null,
+  )
+  if (key !== null && options.idempotency) state.idempotency.set(key, { hash: options.idempotency.hash, credentials: parts.map(p => p.grant.id) })
+  if (planned) insertTask(state, planTask(planned.task, planned.opening, facts.now), planned.task, options.context)
+  const decisions = [...(options.open?.decisions ?? []), ...parts.map(p => p.grant.decision)].map(d => ({ ...d, task }))
   writeDecisions(state, decisions, options.context)
+  return parts.map(({ grant, made, expiresAt }) => {
+    const row = rowOf(grant, made, expiresAt, facts.now)
+    state.credentials.set(row.id, row)
+    write(state, [credentialMade(made ? 'credential.issued' : 'credential.intended', row, grant.decision, options.context)])
+    return bare(row)
+  })
+}
+
+/** Places left for each capability of these parts, once what they replace is closed. */
+function roomOf(state: State, parts: readonly Part[], replaced: readonly CredentialRow[]): Map<string, number> {
+  const live = [...state.credentials.values()].filter(c => isOpen(c) && !replaced.includes(c))
+  return new Map(
+    parts.map(({ grant: { terms } }) => [terms.capability.name, terms.capability.maxLive - live.filter(c => c.capability === terms.capability.name).length]),
+  )
+}
+
+function rowOf(grant: Part['grant'], made: Part['made'], expiresAt: Date, now: Date): CredentialRow {
+  const { terms } = grant
   const handle = made && Object.keys(made.minted.handle).length > 0 ? made.minted.handle : null
-  const row: CredentialRow = {
+  return {
     id: grant.id,
     task: terms.task,
     ancestors: [...terms.ancestors],
@@ -58,8 +72,8 @@ export function issueInMemory(state: State, grant: Grant, options: IntendOptions
     state: made ? 'active' : 'pending',
     version: 1,
     issuedAt: new Date(grant.issuedAt * 1000),
-    expiresAt: admitted.expiresAt,
-    deadlineAt: new Date(facts.now.getTime() + MINT_WINDOW_MS),
+    expiresAt,
+    deadlineAt: new Date(now.getTime() + MINT_WINDOW_MS),
     handle,
     revocation: null,
     reason: null,
@@ -71,7 +85,4 @@ export function issueInMemory(state: State, grant: Grant, options: IntendOptions
     failure: null,
     probe: null,
   }
-  state.credentials.set(row.id, row)
-  write(state, [credentialMade(made ? 'credential.issued' : 'credential.intended', row, grant.decision, options.context)])
-  return bare(row)
 }

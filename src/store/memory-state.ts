@@ -51,7 +51,7 @@ export interface State {
   /** By the key of the run, while open tasks of it may be left. */
   readonly ending: Map<string, EndedRun>
   readonly marks: Map<string, Mark>
-  readonly idempotency: Map<string, { readonly hash: string; readonly credential: string }>
+  readonly idempotency: Map<string, { readonly hash: string; readonly credentials: readonly string[] }>
   readonly audit: AuditRow[]
   readonly signals: Map<string, Signal>
   readonly operators: Map<string, Operator & { readonly tokenDigest: string }>

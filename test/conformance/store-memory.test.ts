@@ -1,6 +1,7 @@
 /** Every suite of the store over plain maps. */
 import { memoryStore } from '../../src/store/memory.js'
 import { testBatches } from './store/batches.js'
+import { testBundles } from './store/bundles.js'
 import { testCredentials } from './store/credentials.js'
 import { testDelegation } from './store/delegation.js'
 import { sealed } from './store/fixtures.js'
@@ -25,6 +26,7 @@ const make = async () => {
 testTasks('memory', make)
 testCredentials('memory', make)
 testBatches('memory', make)
+testBundles('memory', make)
 testRevocations('memory', make)
 testRuns('memory', make)
 testGuards('memory', make)

@@ -1,6 +1,7 @@
 /** Every suite of the store over PostgreSQL inside this process. */
 import { afterAll, beforeAll } from 'vitest'
 import { testBatches } from './store/batches.js'
+import { testBundles } from './store/bundles.js'
 import { testCredentials } from './store/credentials.js'
 import { testDelegation } from './store/delegation.js'
 import { testGuards } from './store/guards.js'
@@ -22,6 +23,7 @@ const make = () => house.make()
 testTasks('PGlite', make)
 testCredentials('PGlite', make)
 testBatches('PGlite', make)
+testBundles('PGlite', make)
 testRevocations('PGlite', make)
 testRuns('PGlite', make)
 testGuards('PGlite', make)

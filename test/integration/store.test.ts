@@ -12,9 +12,10 @@ import { checkMigrations, migrate, readMigrations } from '../../src/store/migrat
 import { connect, openStore } from '../../src/store/open.js'
 import { CUTOFF_LOCK, type Sql } from '../../src/store/sql.js'
 import { testBatches } from '../conformance/store/batches.js'
+import { testBundles } from '../conformance/store/bundles.js'
 import { testCredentials } from '../conformance/store/credentials.js'
 import { testDelegation } from '../conformance/store/delegation.js'
-import { active, context, grantFor, mark, minted, openTask, operator, pending, sealed } from '../conformance/store/fixtures.js'
+import { active, context, grantFor, intendOne, mark, minted, openTask, operator, pending, sealed, settleOne } from '../conformance/store/fixtures.js'
 import { testGuards } from '../conformance/store/guards.js'
 import { emptied, houseOver, MIGRATIONS, quiet, type SqlHouse } from '../conformance/store/houses.js'
 import { testRecords } from '../conformance/store/records.js'
@@ -45,6 +46,7 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
   testTasks('PostgreSQL', make)
   testCredentials('PostgreSQL', make)
   testBatches('PostgreSQL', make)
+  testBundles('PostgreSQL', make)
   testRevocations('PostgreSQL', make)
   testRuns('PostgreSQL', make)
   testGuards('PostgreSQL', make)
@@ -131,9 +133,8 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
             const grant = grantFor(store, task, { name: `cap/n${i % 6}`, issuedAt: replica.clock.now() })
             const c = local
               ? await replica.credentials.record(grant, minted(), { marks: [mark(store)], context }).catch(() => null)
-              : await replica.credentials
-                  .intend(grant, { marks: [mark(store)], context })
-                  .then(p => replica.credentials.settle(p, minted(), context))
+              : await intendOne(replica, grant, { marks: [mark(store)], context })
+                  .then(p => settleOne(replica, p, minted()))
                   .catch(() => null)
             if (c) made.push({ id: c.id, at: c.issuedAt.getTime() })
           }
@@ -407,6 +408,6 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
   it('intends and settles on the server as well after all of this', async () => {
     const { store } = await house.make()
     const c = await pending(store, await openTask(store))
-    expect(await store.credentials.settle(c, minted(), context)).toMatchObject({ state: 'active' })
+    expect(await settleOne(store, c, minted())).toMatchObject({ state: 'active' })
   })
 })

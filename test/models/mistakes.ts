@@ -1,5 +1,5 @@
 /** Owns the seeded bugs of the models (security.md section 7): each puts a process together wrongly, and the twin must find it. */
-
+import type { Credential } from '../../src/domain/credential.js'
 import type { Sql } from '../../src/store/sql.js'
 import type { Mistake } from './world.js'
 
@@ -16,8 +16,11 @@ export const NAIVE: Mistake = ({ store, ...parts }) => {
           kept.set(credential.id, handle)
           return credential
         },
-        settle: (credential, minted, context) =>
-          store.credentials.settle(credential, { ...minted, handle: { ...kept.get(credential.id), ...minted.handle } }, context),
+        settle: (made, context) =>
+          store.credentials.settle(
+            made.map(({ credential, minted }) => ({ credential, minted: { ...minted, handle: { ...kept.get(credential.id), ...minted.handle } } })),
+            context,
+          ),
       },
     },
   }
@@ -36,15 +39,17 @@ export const noCas =
           await store.credentials.noteHandle(credential.id, handle)
           return store.credentials.get(credential.id)
         },
-        async settle(credential, minted, context) {
-          await store.credentials.noteHandle(credential.id, minted.handle)
-          await sql.query(
-            `update curfew.credentials set state = 'active', version = version + 1, reason = null, revocation = null, revoking_at = null, next_attempt_at = null
-             where id = $1`,
-            [credential.id],
-          )
-          await store.audit.append({ kind: 'credential.issued', ...context, subject: credential.id, reason: null, data: {} })
-          return store.credentials.get(credential.id)
+        async settle(made, context) {
+          for (const { credential, minted } of made) {
+            await store.credentials.noteHandle(credential.id, minted.handle)
+            await sql.query(
+              `update curfew.credentials set state = 'active', version = version + 1, reason = null, revocation = null, revoking_at = null, next_attempt_at = null
+               where id = $1`,
+              [credential.id],
+            )
+            await store.audit.append({ kind: 'credential.issued', ...context, subject: credential.id, reason: null, data: {} })
+          }
+          return Promise.all(made.map(async m => (await store.credentials.get(m.credential.id)) as Credential))
         },
       },
     },

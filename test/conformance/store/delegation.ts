@@ -5,7 +5,7 @@ import { namedId, newId } from '../../../src/domain/ids.js'
 import { byAttributes } from '../../../src/domain/revocation.js'
 import type { Task } from '../../../src/domain/task.js'
 import type { Store } from '../../../src/ports.js'
-import { active, attestation, childOf, context, grantFor, type MakeStore, mark, minted, openTask, operator, quarantine } from './fixtures.js'
+import { active, attestation, childOf, context, grantFor, intendOne, type MakeStore, mark, minted, openTask, operator, quarantine } from './fixtures.js'
 
 const actingOf = (t: Task): Acting => ({ identity: t.attestation.identity, issuer: t.attestation.issuerId })
 
@@ -91,7 +91,7 @@ export function testDelegation(name: string, makeStore: MakeStore): void {
       ]) {
         await quarantine(store, selector as never, 5)
         const refused = { code: 'policy_denied', facts: { reason: 'quarantined' } }
-        await expect(store.credentials.intend(grantFor(store, leaf), { marks: [], context })).rejects.toMatchObject(refused)
+        await expect(intendOne(store, grantFor(store, leaf), { marks: [], context })).rejects.toMatchObject(refused)
         const below = childOf(store, leaf, { attestation: attestation(store) })
         await expect(store.tasks.open(below, [], [], context)).rejects.toMatchObject(refused)
         expect(await store.credentials.live(c.id)).not.toBeNull()
@@ -107,7 +107,7 @@ export function testDelegation(name: string, makeStore: MakeStore): void {
       const [top, , leaf] = await family(store, 'gitlab')
       const twin = await openTask(store, { attestation: top.attestation })
       await store.revocations.commit({ kind: 'task', key: twin.id }, 'risk_signal', { actor: operator })
-      await expect(store.credentials.intend(grantFor(store, leaf), { marks: [], context })).rejects.toMatchObject({ facts: { reason: 'tombstoned' } })
+      await expect(intendOne(store, grantFor(store, leaf), { marks: [], context })).rejects.toMatchObject({ facts: { reason: 'tombstoned' } })
       await active(store, (await family(store))[2])
     })
   })

@@ -1,12 +1,13 @@
 /** Owns the nouns that the store's suites are told with: workloads, tasks, permits, grants, and what was minted. */
 import type { Capability, RevocationClass } from '../../../src/domain/capability.js'
+import type { Credential } from '../../../src/domain/credential.js'
 import { type Decision, Grant } from '../../../src/domain/decision.js'
 import { namedId, newId, type PolicyId } from '../../../src/domain/ids.js'
 import type { Selector } from '../../../src/domain/revocation.js'
 import { Secret } from '../../../src/domain/secret.js'
 import type { NewTask, Task, TaskAttestation } from '../../../src/domain/task.js'
 import type { Mark } from '../../../src/domain/workload.js'
-import type { Context, Minted, Store } from '../../../src/ports.js'
+import type { Context, IntendOptions, Minted, Store } from '../../../src/ports.js'
 
 /** A store with hands on its clock. */
 export interface StoreHouse {
@@ -160,4 +161,9 @@ export async function active(store: Store, task: Task, over: Parameters<typeof g
   return store.credentials.record(grantFor(store, task, over), minted(over.minted), { marks: [], context })
 }
 export const pending = (store: Store, task: Task, over: Parameters<typeof grantFor>[2] = {}) =>
-  store.credentials.intend(grantFor(store, task, over), { marks: [], context })
+  intendOne(store, grantFor(store, task, over), { marks: [], context })
+
+/** A bundle of one. */
+export const intendOne = async (store: Store, grant: Grant, options: IntendOptions) => (await store.credentials.intend([grant], options))[0] as Credential
+export const settleOne = async (store: Store, credential: Credential, made: Minted) =>
+  (await store.credentials.settle([{ credential, minted: made }], context))?.[0] ?? null

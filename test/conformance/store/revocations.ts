@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { newId } from '../../../src/domain/ids.js'
 import type { Reason, Selector, SelectorKind } from '../../../src/domain/revocation.js'
 import type { Task } from '../../../src/domain/task.js'
-import { active, attestation, childOf, context, grantFor, later, type MakeStore, mark, minted, openTask, operator, pending } from './fixtures.js'
+import { active, attestation, childOf, context, grantFor, later, type MakeStore, mark, minted, openTask, operator, pending, settleOne } from './fixtures.js'
 
 export function testRevocations(name: string, makeStore: MakeStore): void {
   describe(`revocations in ${name}`, () => {
@@ -136,7 +136,7 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
         const task = await openTask(store)
         const c = await pending(store, task)
         const [settled] = await Promise.all([
-          store.credentials.settle(c, minted(), context),
+          settleOne(store, c, minted()),
           store.revocations.commit({ kind: 'task', key: task.id }, 'requested', { actor: operator }),
         ])
         const row = await store.credentials.get(c.id)
@@ -243,10 +243,10 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
         const task = await openTask(store)
         const [one, two] = [await pending(store, task), await pending(store, task)]
         await store.revocations.commit({ kind: 'key', key: 'kid-x' }, 'requested', { actor: operator })
-        expect(await store.credentials.settle(one, minted({ kid: 'kid-x' }), context)).toBeNull()
+        expect(await settleOne(store, one, minted({ kid: 'kid-x' }))).toBeNull()
         expect((await store.credentials.get(one.id))?.state).toBe('pending')
         await advance(1)
-        expect(await store.credentials.settle(two, minted({ kid: 'kid-y' }), context)).not.toBeNull()
+        expect(await settleOne(store, two, minted({ kid: 'kid-y' }))).not.toBeNull()
       })
 
       it('overlapping others, with and without earlier cut-offs: refused if any applies, all 2^7 combinations (T70)', { timeout: 60_000 }, async () => {

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { type Claim, type Credential, type CredentialState, TRANSITIONS } from '../../../src/domain/credential.js'
 import type { Task } from '../../../src/domain/task.js'
 import { alive, dead } from './credentials.js'
-import { active, attestation, childOf, context, type MakeStore, minted, openTask, operator, pending, type StoreHouse } from './fixtures.js'
+import { active, attestation, childOf, context, type MakeStore, minted, openTask, operator, pending, type StoreHouse, settleOne } from './fixtures.js'
 
 interface Model {
   readonly tasks: Task[]
@@ -101,7 +101,7 @@ const STEPS: Record<string, (m: Model, r: Real, n: number) => Promise<void>> = {
   },
   settle: async (m, { store }, n) => {
     const stale = pick(m.credentials.get(pick(ids(m), n) ?? '')?.stale ?? [], n)
-    if (stale) know(m, await store.credentials.settle(stale, minted(), context))
+    if (stale) know(m, await settleOne(store, stale, minted()))
   },
   revokeCredential: async (m, { store }, n) => {
     const key = pick(ids(m), n)
