@@ -1,5 +1,6 @@
 /** Owns a running API: the public and the internal listener over a composed app, and the loops of every replica. */
 import type { App } from './compose.js'
+import { CLIENT_METHODS, type ClientMethod } from './domain/client-methods.js'
 import { CurfewError } from './domain/errors.js'
 import { byBroker } from './domain/revocation.js'
 import { type Replica, startReplica } from './feed/replica.js'
@@ -15,6 +16,8 @@ export interface Serving {
   readonly internal: string
   stop(): Promise<void>
 }
+
+const CLIENT_METHOD_NAMES = Object.keys(CLIENT_METHODS) as ClientMethod[]
 
 /** This replica's view of what is revoked: read by `seq`, hurried by the doorbell. */
 export const feedOf = (app: App): Replica =>
@@ -35,6 +38,7 @@ export function doorsOf(app: App, feed: Feed): Doors {
     serverUrl: app.config.server.url,
     audiences: app.audiences,
     capabilities: [...app.deps.capabilities.values()],
+    clientMethods: CLIENT_METHOD_NAMES.filter(name => app.config.issuers.some(i => i.enabled && i.kind === CLIENT_METHODS[name].attestor)),
     signalSources: app.config.signals.sources,
     hooks: app.config.hooks,
     hookCounted: app.deps.meter.hook,

@@ -5,6 +5,7 @@ import supertest, { type Response } from 'supertest'
 import { type House, SERVER } from './house.js'
 
 export const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange'
+export const JWT_BEARER = 'urn:ietf:params:oauth:grant-type:jwt-bearer'
 export const ID_TOKEN = 'urn:ietf:params:oauth:token-type:id_token'
 
 export interface Held {

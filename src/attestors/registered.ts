@@ -1,5 +1,6 @@
 /** Owns the weakest evidence: a registered public key signs an assertion (RFC 7523 section 3, `private_key_jwt`). Whoever holds the key is the agent; policy caps it. */
 import type { RegisteredIssuerConfig } from '../config-schema.js'
+import { CLIENT_METHODS } from '../domain/client-methods.js'
 import { CurfewError } from '../domain/errors.js'
 import { namedId } from '../domain/ids.js'
 import { type AdmittedKey, admitKeys } from '../domain/jwk.js'
@@ -12,7 +13,7 @@ import { markOf } from './oidc.js'
 import { refuse } from './profiles/profile.js'
 import { peek } from './unverified.js'
 
-const JWS: JwsProfile = { algorithms: ['ES256', 'RS256', 'EdDSA'], types: ['client-authentication+jwt', 'jwt', ''] }
+const JWS: JwsProfile = { algorithms: CLIENT_METHODS.private_key_jwt.algorithms, types: ['client-authentication+jwt', 'jwt', ''] }
 
 /** The agent's identity, and so the `iss` and `sub` of its assertion: a client is called in its tokens what it called itself (RFC 9068 section 2.2). */
 export const clientId = (issuer: string, agent: string) => `${issuer}:agent=${agent}`

@@ -1,6 +1,7 @@
 /** Owns the attestation of JWT-SVIDs: the trust domain of the subject chooses the bundle, and only that bundle's keys are believed. */
 import { X509Certificate } from 'node:crypto'
 import type { SpiffeIssuerConfig } from '../config-schema.js'
+import { CLIENT_METHODS } from '../domain/client-methods.js'
 import { CurfewError } from '../domain/errors.js'
 import { namedId } from '../domain/ids.js'
 import { checkAudience, checkTimes, inspect, type JwsProfile, verifyJws } from '../domain/jws.js'
@@ -11,8 +12,8 @@ import { FILE_REFRESH_SECONDS, type IssuerKeys, issuerKeys, type KeySourceAnswer
 import { refuse } from './profiles/profile.js'
 import { peek } from './unverified.js'
 
-/** JWT-SVID, section 3: RSA and EC families; EdDSA is not among them. Section 2.2: `typ` is absent, `JWT` or `JOSE`. */
-const JWS: JwsProfile = { algorithms: ['ES256', 'ES384', 'RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512'], types: ['', 'jwt', 'jose'] }
+/** JWT-SVID, section 2.2: `typ` is absent, `JWT` or `JOSE`. */
+const JWS: JwsProfile = { algorithms: CLIENT_METHODS.spiffe_jwt.algorithms, types: ['', 'jwt', 'jose'] }
 
 export interface SpiffeId {
   readonly trustDomain: string
@@ -57,7 +58,8 @@ export function spiffeAttestor(issuers: readonly SpiffeIssuerConfig[], deps: Att
       if (id?.trustDomain !== config.trustDomain || id.path === '') return refuse('claim_invalid', 'sub')
       // On segment boundaries: /ci must not admit /cinema.
       if (config.paths.length > 0 && !config.paths.some(p => id.path === p || id.path.startsWith(`${p}/`))) return refuse('tenant_refused', 'sub')
-      checkAudience(payload, config.audience ?? deps.serverUrl, false)
+      // As a client it speaks to this server and to nobody else, whatever name evidence may use for us.
+      checkAudience(payload, evidence.client ? deps.serverUrl : (config.audience ?? deps.serverUrl), false)
       const times = checkTimes(payload, { now: deps.clock.now(), toleranceSeconds: 5, maxLifeSeconds: config.maxLifeSeconds, iatRequired: false })
       const identity = payload.sub as string
       return {

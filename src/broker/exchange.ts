@@ -1,19 +1,25 @@
-/** Verb: token exchange (RFC 8693). Opens a task and, where a resource is named, issues its token in the same transaction. */
-import type { Capability } from '../domain/capability.js'
+/** Verb: a token request of any grant. Opens a task and, where a resource server is named, issues its token in the same transaction. */
+import type { Audience, Capability } from '../domain/capability.js'
 import { type Decision, Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import type { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
-import { audienceOf, capabilityNamed, demandFresh } from './authorize.js'
+import { demandFresh } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import { type Issued, issueGrant, termsOf } from './issue.js'
 import { openTask, planTask, type TaskAsk } from './open-task.js'
+import { capabilityAt, ourselves, type TargetAsk, targetOf } from './target.js'
 import { signTaskToken } from './task-token.js'
 
-export interface ExchangeAsk extends TaskAsk {
-  /** The audience asked for (RFC 8707); null asks for the task token alone. */
-  readonly resource: string | null
+/** What a task object says (RFC 9396). */
+export type TaskObject = Pick<TaskAsk, 'purpose' | 'capabilities' | 'lifeSeconds' | 'owner' | 'labels' | 'heartbeatSeconds'> & {
   readonly ttlSeconds: number | null
+}
+
+export interface ExchangeAsk extends Pick<TaskAsk, 'evidence' | 'grant' | 'presented' | 'clientId'> {
+  /** Null: the caller knows OAuth only, and names what it needs by resource server and scope. */
+  readonly task: TaskObject | null
+  readonly target: TargetAsk
 }
 
 export interface Exchanged {
@@ -24,19 +30,21 @@ export interface Exchanged {
 }
 
 export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: string | null, signal: AbortSignal): Promise<Exchanged> {
-  if (ask.resource === null) {
-    const { task, token } = await openTask(deps, ask, requestId, signal)
+  const target = targetOf(deps, ask.target)
+  if (target === null || target === ourselves) {
+    const { task, token } = await openTask(deps, { ...ask, ...taskAlone(ask, target) }, requestId, signal)
     return { task, taskToken: token, issued: null }
   }
-  const capability = capabilityFor(deps, ask.capabilities, ask.resource)
-  const { task, above, decisions, marks, context } = await planTask(deps, ask, requestId, signal)
+  const capability = capabilityAt(deps, target, ask.task?.capabilities ?? null, ask.target.scopes)
+  const wanted = ask.task ?? forOneToken(deps, target, capability)
+  const { task, above, decisions, marks, context } = await planTask(deps, { ...ask, ...wanted }, requestId, signal)
   demandFresh(deps, task.attestation, capability)
   const permit = decisions.find(d => d.capability === capability.name) as Decision
   // The deadline is the store's to set; the grant is clamped by the life asked for, and by the store once more.
   const now = deps.store.clock.now()
   const grant = Grant.from(
     { ...permit, task: task.id },
-    termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, above, capability.name, ask.ttlSeconds, {}),
+    termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, above, capability.name, wanted.ttlSeconds, {}),
   )
   const others = decisions.filter(d => d !== permit)
   const issued = await issueGrant(deps, grant, { marks, context, open: { task, decisions: others } }, signal)
@@ -45,19 +53,26 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
   return { task: opened, taskToken: await signTaskToken(deps, opened), issued: { ...issued, capability } }
 }
 
-function capabilityFor(deps: BrokerDeps, names: readonly string[], resource: string): Capability {
-  if (![...deps.audiences.values()].some(a => a.uri === resource)) {
-    throw new CurfewError('target_unknown', 'no such resource server is registered', { reason: 'resource_unknown', field: 'resource' })
+/** A task needs a task object: scopes are of resource servers, and nothing else here has any. */
+function taskAlone({ task, target }: ExchangeAsk, named: typeof ourselves | null): TaskObject {
+  if (task && target.scopes === null) return task
+  if (!task && named) throw new CurfewError('malformed', 'a task is opened by its task object', { reason: 'parameter_missing', field: 'authorization_details' })
+  throw new CurfewError('target_unknown', 'the resource server that the token is for must be named', {
+    reason: 'resource_missing',
+    field: 'resource',
+    next: task ? 'name the resource server whose scope it is' : 'name it, or say in authorization_details which task to open',
+  })
+}
+
+/** The task of a caller that names none lives as long as its token, and is over with it. */
+function forOneToken(deps: BrokerDeps, target: Audience, capability: Capability): TaskObject {
+  return {
+    purpose: `a token for ${target.name}`,
+    capabilities: [capability.name],
+    lifeSeconds: Math.min(capability.ttlSeconds, deps.tasks.maxLifeSeconds),
+    owner: null,
+    labels: {},
+    heartbeatSeconds: null,
+    ttlSeconds: null,
   }
-  const fitting = names
-    .map((name, i) => capabilityNamed(deps, name, `authorization_details.0.capabilities.${i}`))
-    .filter(c => audienceOf(deps, c)?.uri === resource)
-  const [capability, ...others] = fitting
-  if (!capability || others.length > 0) {
-    throw new CurfewError('target_unknown', 'exactly one of the capabilities must be for that resource server', {
-      reason: 'resource_ambiguous',
-      field: 'resource',
-    })
-  }
-  return capability
 }

@@ -1,11 +1,13 @@
 /** Verb: who asks. Choose the attestor on unverified text, believe only what it verified, look at the replay rule. */
+import { CLIENT_METHODS } from '../domain/client-methods.js'
 import { CurfewError } from '../domain/errors.js'
 import type { Attestation, Evidence, Mark } from '../domain/workload.js'
 import type { BrokerDeps } from './deps.js'
 
 export async function identify(deps: BrokerDeps, evidence: Evidence, signal: AbortSignal): Promise<Attestation> {
   try {
-    const attestor = deps.attestors.find(a => a.recognizes(evidence))
+    const only = evidence.client && CLIENT_METHODS[evidence.client].attestor
+    const attestor = deps.attestors.find(a => (only === undefined || a.kind === only) && a.recognizes(evidence))
     if (!attestor) {
       throw new CurfewError('attestation_refused', 'this evidence is of no registered trust issuer', { reason: 'issuer_unknown', field: 'subject_token' })
     }

@@ -19,6 +19,8 @@ export interface TaskAsk {
   /** Opens the task below the one that gave this. */
   readonly grant: string | null
   readonly presented: Presented
+  /** What the caller calls itself, when it does: its identity, or it is another (RFC 7521 section 4.2). */
+  readonly clientId?: string | null
   readonly purpose: string
   readonly capabilities: readonly string[]
   readonly lifeSeconds: number | null
@@ -54,6 +56,9 @@ export async function planTask(deps: BrokerDeps, ask: TaskAsk, requestId: string
   const own = ask.evidence && (await identify(deps, ask.evidence, signal))
   const attestation = redeemed ? attestationBelow(redeemed, own && remembered(own)) : own && remembered(own)
   if (!attestation) throw new CurfewError('malformed', 'evidence is required', { reason: 'parameter_missing', field: 'subject_token' })
+  if (ask.clientId && ask.clientId !== attestation.identity) {
+    throw new CurfewError('attestation_refused', 'the evidence is of another workload than the client_id', { reason: 'client_mismatch', field: 'client_id' })
+  }
   const marks = [mark, ...(redeemed ? [redeemed.mark] : []), ...(own ? await evidenceMarks(deps, own, jkt) : [])]
   const context: Context = { requestId, actor: { kind: 'workload', id: attestation.identity } }
 

@@ -31,6 +31,8 @@ export interface ErrorFacts {
   /** The caller's own claim and the caller's own value; never the policy's. */
   readonly failed?: readonly { readonly claim: string; readonly actual: string | null }[]
   readonly identity?: string
+  /** Where the refused evidence stood, when that changes its word on the wire: RFC 7523 has one for grants and one for clients. */
+  readonly shownAs?: 'assertion' | 'client_assertion'
   /** One sentence: what the caller can do next. */
   readonly next?: string
   readonly retryAfterSeconds?: number

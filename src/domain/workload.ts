@@ -1,4 +1,5 @@
 /** Owns what we believe about a caller after verifying its evidence: normalised, immutable, free of the provider's own format. */
+import type { ClientMethod } from './client-methods.js'
 import type { IdentityId, IssuerId } from './ids.js'
 
 export type AttestorKind = 'oidc' | 'spiffe' | 'registered'
@@ -7,6 +8,8 @@ export type AttestorKind = 'oidc' | 'spiffe' | 'registered'
 export interface Evidence {
   readonly type: 'jwt'
   readonly token: string
+  /** Shown to authenticate a client: only the attestor of this method may believe it, and its audience is our issuer alone (RFC 7523bis section 3). */
+  readonly client?: ClientMethod
 }
 
 /**

@@ -1,54 +1,36 @@
-/** Owns what anyone may read: metadata (RFC 8414, OpenID discovery's subset), public keys, and whether we are there. */
+/** Owns what anyone may read: metadata (RFC 8414, RFC 9728, OpenID discovery's subset), public keys, and whether we are there. */
 import type { Express } from 'express'
+import { CLIENT_METHODS, type ClientMethod } from '../domain/client-methods.js'
+import { RESOURCE_METADATA } from './problem.js'
 import { type Doors, route } from './route.js'
 import { rarType } from './task-object.js'
+import { grantTypes } from './token-grants.js'
 
 /** Verifiers may keep our keys this long; a new key is published longer than this before it signs. Seconds. */
 export const JWKS_MAX_AGE = 300
+/** What we sign access tokens and answers with, and what we accept of proofs. */
+const SIGNED = ['ES256', 'RS256']
 
 export function metadataRoutes(app: Express, doors: Doors): void {
   const { serverUrl } = doors
   const cached = { 'Cache-Control': `public, max-age=${JWKS_MAX_AGE}` }
-  const metadata = {
-    issuer: serverUrl,
-    token_endpoint: `${serverUrl}/oauth2/token`,
-    jwks_uri: `${serverUrl}/.well-known/jwks.json`,
-    introspection_endpoint: `${serverUrl}/oauth2/introspect`,
-    introspection_endpoint_auth_methods_supported: ['client_secret_basic'],
-    revocation_endpoint: `${serverUrl}/oauth2/revoke`,
-    revocation_endpoint_auth_methods_supported: ['none'],
-    // Required, and empty arrays are forbidden: there is no authorization endpoint here (standards.md 2.2.8).
-    response_types_supported: ['none'],
-    grant_types_supported: ['urn:ietf:params:oauth:grant-type:token-exchange'],
-    token_endpoint_auth_methods_supported: ['none'],
-    dpop_signing_alg_values_supported: ['ES256', 'RS256'],
-    authorization_details_types_supported: [rarType(serverUrl)],
-    protected_resources: doors.audiences.map(a => a.uri),
-  }
+  const told = (path: string, body: Readonly<Record<string, unknown>>) =>
+    route(app, doors, { method: 'get', path, who: 'public', answer: async () => ({ status: 200, headers: cached, body }) })
 
+  const server = serverMetadata(doors)
   // RFC 8414 section 3: between host and path of the issuer; one without a path here, by configuration's rule on the server URL.
-  route(app, doors, {
-    method: 'get',
-    path: '/.well-known/oauth-authorization-server',
-    who: 'public',
-    answer: async () => ({ status: 200, headers: cached, body: metadata }),
+  told('/.well-known/oauth-authorization-server', server)
+  // What Kubernetes and GitHub publish, and all that relying parties of signed tokens fetch (Vault, clouds).
+  told('/.well-known/openid-configuration', {
+    issuer: serverUrl,
+    jwks_uri: server.jwks_uri,
+    response_types_supported: ['id_token'],
+    subject_types_supported: ['public'],
+    id_token_signing_alg_values_supported: SIGNED,
   })
-  route(app, doors, {
-    method: 'get',
-    path: '/.well-known/openid-configuration',
-    who: 'public',
-    answer: async () => ({
-      status: 200,
-      headers: cached,
-      body: {
-        issuer: serverUrl,
-        jwks_uri: metadata.jwks_uri,
-        response_types_supported: ['id_token'],
-        subject_types_supported: ['public'],
-        id_token_signing_alg_values_supported: ['ES256', 'RS256'],
-      },
-    }),
-  })
+  // RFC 9728 section 3.1: of the server as a whole, and of its API by the path that its users know.
+  told(RESOURCE_METADATA, resourceMetadata(doors, serverUrl))
+  told(`${RESOURCE_METADATA}/v1`, resourceMetadata(doors, `${serverUrl}/v1`))
   route(app, doors, {
     method: 'get',
     path: '/.well-known/jwks.json',
@@ -57,6 +39,52 @@ export function metadataRoutes(app: Express, doors: Doors): void {
   })
   healthRoutes(app, doors)
 }
+
+/** RFC 8414 section 2: only what is switched on, and no empty list (section 3.2). */
+function serverMetadata(doors: Doors): Readonly<Record<string, unknown>> {
+  const { serverUrl, clientMethods } = doors
+  const scopes = [...new Set(doors.capabilities.flatMap(c => c.scopes))].sort()
+  const introspects = doors.audiences.some(a => a.secret)
+  return {
+    issuer: serverUrl,
+    token_endpoint: `${serverUrl}/oauth2/token`,
+    token_endpoint_auth_methods_supported: ['none', ...clientMethods],
+    ...(clientMethods.length > 0 ? { token_endpoint_auth_signing_alg_values_supported: algorithmsOf(clientMethods) } : {}),
+    jwks_uri: `${serverUrl}/.well-known/jwks.json`,
+    ...(introspects
+      ? {
+          introspection_endpoint: `${serverUrl}/oauth2/introspect`,
+          introspection_endpoint_auth_methods_supported: ['client_secret_basic'],
+          introspection_signing_alg_values_supported: SIGNED,
+        }
+      : {}),
+    revocation_endpoint: `${serverUrl}/oauth2/revoke`,
+    revocation_endpoint_auth_methods_supported: ['none'],
+    // Required, and empty arrays are forbidden: there is no authorization endpoint here (standards.md 2.2.8).
+    response_types_supported: ['none'],
+    grant_types_supported: grantTypes(clientMethods),
+    dpop_signing_alg_values_supported: SIGNED,
+    authorization_details_types_supported: [rarType(serverUrl)],
+    ...(scopes.length > 0 ? { scopes_supported: scopes } : {}),
+    protected_resources: [serverUrl, `${serverUrl}/v1`, ...doors.audiences.map(a => a.uri)],
+  }
+}
+
+/** RFC 9728 section 2, of our own API: its access token is the task token. */
+function resourceMetadata({ serverUrl }: Doors, resource: string): Readonly<Record<string, unknown>> {
+  return {
+    resource,
+    authorization_servers: [serverUrl],
+    // What the answers of this API are signed with: receipts.
+    jwks_uri: `${serverUrl}/v1/receipt-keys`,
+    bearer_methods_supported: ['header'],
+    dpop_signing_alg_values_supported: SIGNED,
+    dpop_bound_access_tokens_required: true,
+    authorization_details_types_supported: [rarType(serverUrl)],
+  }
+}
+
+const algorithmsOf = (methods: readonly ClientMethod[]): readonly string[] => [...new Set(methods.flatMap(m => [...CLIENT_METHODS[m].algorithms]))].sort()
 
 /** `/livez` asks nobody. `/readyz` is 503 only without the store: the way to revoke must stay in rotation (ux.md 10). */
 function healthRoutes(app: Express, doors: Doors): void {

@@ -1,6 +1,9 @@
 /** Owns the one translation of errors to the wire: RFC 9457 problems, and the OAuth form at the OAuth endpoints. */
 import { CurfewError, type ErrorCode } from '../domain/errors.js'
 
+/** RFC 9728 section 3. */
+export const RESOURCE_METADATA = '/.well-known/oauth-protected-resource'
+
 export type AgentAction = 'retry' | 'request_access' | 'ask_human' | 'stop'
 
 interface Telling {
@@ -73,15 +76,16 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
   const retry: Record<string, string> = members.retry_after === null ? {} : { 'Retry-After': String(members.retry_after) }
   if (where.oauth) {
     // The stable machine word first, so that clients which keep only the description keep it too (standards.md 2.2.3).
-    const [oauthStatus, oauthError] = f.reason === 'client_unauthenticated' ? ([401, 'invalid_client'] as const) : wordFor(error)
-    const challenge: Record<string, string> = oauthStatus === 401 ? { 'WWW-Authenticate': 'Basic realm="curfew"' } : {}
+    const [oauthStatus, oauthError] = wordFor(error)
+    // RFC 6749 section 5.2: to those who may, or did, authenticate by a header. To others it would name a way that is none.
+    const challenge: Record<string, string> = CHALLENGED.has(f.reason ?? '') ? { 'WWW-Authenticate': 'Basic realm="curfew"' } : {}
     return {
       status: oauthStatus,
       headers: { ...retry, ...challenge },
-      body: { error: oauthError, error_description: `${f.reason ?? error.code}: ${error.message}`, ...members },
+      body: { error: oauthError, error_description: describable(`${f.reason ?? error.code}: ${error.message}`), ...members },
     }
   }
-  const challenge: Record<string, string> = status === 401 ? { 'WWW-Authenticate': 'DPoP algs="ES256 RS256"' } : {}
+  const challenge: Record<string, string> = status === 401 ? { 'WWW-Authenticate': challengeOf(error, where.serverUrl) } : {}
   // The member and the status line must say the same (RFC 9457 section 3.1.2).
   const said = f.reason === 'body_too_large' ? 413 : f.reason === 'media_type' ? 415 : status
   return {
@@ -91,10 +95,37 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
   }
 }
 
+/** RFC 9449 section 7.1, and where to learn what is wanted (RFC 9728 section 5.1). What was wrong with evidence in a body is no matter of a token. */
+function challengeOf(error: CurfewError, serverUrl: string): string {
+  const { reason, field } = error.facts
+  const word = error.code === 'proof_refused' ? 'invalid_dpop_proof' : field === 'Authorization' && reason !== 'credentials_missing' ? 'invalid_token' : null
+  return `DPoP ${word === null ? '' : `error="${word}", `}algs="ES256 RS256", resource_metadata="${serverUrl}${RESOURCE_METADATA}/v1"`
+}
+
+/** Reasons of a client that did not authenticate, wherever it should have. */
+const UNAUTHENTICATED = new Set(['client_unauthenticated', 'client_mismatch', 'authorization_refused'])
+const CHALLENGED = new Set(['client_unauthenticated', 'authorization_refused'])
+
 function wordFor(error: CurfewError): readonly [number, string] {
-  if (error.facts.reason === 'grant_type_unsupported') return [400, 'unsupported_grant_type']
-  if (error.facts.field?.startsWith('authorization_details')) return [400, 'invalid_authorization_details']
+  const { reason = '', field = '', shownAs } = error.facts
+  if (reason === 'grant_type_unsupported') return [400, 'unsupported_grant_type']
+  if (UNAUTHENTICATED.has(reason)) return [401, 'invalid_client']
+  // One bad token has three words: of a subject token (RFC 8693 section 2.2.2), of a grant (RFC 7523 section 3.1), of a client (section 3.2).
+  if (error.code === 'attestation_refused' || error.code === 'attestation_stale') {
+    if (shownAs === 'assertion') return [400, 'invalid_grant']
+    if (shownAs === 'client_assertion') return [401, 'invalid_client']
+  }
+  // Twice is a fault of the request, whatever it is that came twice (RFC 6749 section 5.2).
+  if (reason === 'parameter_repeated') return OAUTH.malformed
+  if (field.startsWith('authorization_details')) return [400, 'invalid_authorization_details']
+  if (field === 'scope') return [400, 'invalid_scope']
+  if (/^(resource|audience)(\.|$)/.test(field)) return [400, 'invalid_target']
   return OAUTH[error.code]
+}
+
+/** RFC 6749 section 5.2: printable ASCII without `"` and `\`. */
+function describable(text: string): string {
+  return text.replaceAll('"', "'").replace(/[^\x20-\x5b\x5d-\x7e]/g, '?')
 }
 
 function tellBug(where: { requestId: string; oauth: boolean }): Told {

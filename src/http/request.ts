@@ -69,17 +69,22 @@ export async function jsonBody(req: Request): Promise<{ value: unknown; raw: Buf
   return { value: parseStrictBytes(raw, { maxDepth: 12, maxMembers: 256 }), raw }
 }
 
-/** A form as RFC 6749 appendix B has it; a parameter may come once (section 3.2), an empty one counts as absent. */
-export async function formBody(req: Request): Promise<Record<string, string>> {
+/**
+ * A form as RFC 6749 appendix B has it; a parameter may come once (section 3.2), an empty one counts as absent.
+ * @param repeats those that may come several times, and so are lists (RFC 8707 section 2).
+ */
+export async function formBody(req: Request, repeats: readonly string[] = []): Promise<Record<string, string | string[]>> {
   demandType(req, 'application/x-www-form-urlencoded')
   const raw = await rawBody(req, FORM_LIMIT)
   const text = raw.toString('latin1')
   if (!/^[\x21-\x7e]*$/.test(text)) throw malformed('a form is ASCII', 'form_charset')
   // A null prototype: `__proto__` is a parameter like any other, and then an unknown one.
-  const form: Record<string, string> = Object.create(null)
+  const form: Record<string, string | string[]> = Object.create(null)
   for (const [name, value] of new URLSearchParams(text)) {
-    if (name in form) throw malformed('a parameter may come once only', 'parameter_repeated', /^[a-z_]{1,40}$/.test(name) ? name : 'form')
-    form[name] = value
+    const before = form[name]
+    if (repeats.includes(name)) form[name] = [...(before ?? []), ...(value === '' ? [] : [value])]
+    else if (before !== undefined) throw malformed('a parameter may come once only', 'parameter_repeated', /^[a-z_]{1,40}$/.test(name) ? name : 'form')
+    else form[name] = value
   }
   for (const name of Object.keys(form)) if (form[name] === '') delete form[name]
   return form

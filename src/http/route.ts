@@ -10,6 +10,7 @@ import type { Presented } from '../broker/prove.js'
 import type { HookSource } from '../broker/run-ended.js'
 import type { AuditKind } from '../domain/audit.js'
 import type { Audience, Capability } from '../domain/capability.js'
+import type { ClientMethod } from '../domain/client-methods.js'
 import { within } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
 import type { Guard } from '../domain/guard.js'
@@ -29,6 +30,8 @@ export interface Doors {
   readonly serverUrl: string
   readonly audiences: readonly (Audience & { readonly secret: Secret | null })[]
   readonly capabilities: readonly Capability[]
+  /** How a client may authenticate at the token endpoint. */
+  readonly clientMethods: readonly ClientMethod[]
   readonly signalSources: readonly { readonly name: string; readonly secret: Secret; readonly maxAgeSeconds: number }[]
   readonly hooks: readonly (HookSource & { readonly secret: Secret })[]
   readonly hookCounted: (source: string, result: string) => void
@@ -91,6 +94,8 @@ export interface Route<B, Q, H extends Headers, S extends Successes> extends Dec
   readonly method: 'get' | 'post' | 'delete'
   readonly json?: z.ZodType<B>
   readonly form?: z.ZodType<B>
+  /** Parameters of the form that may come several times. */
+  readonly repeats?: readonly string[]
   /** Reads the bytes of a body that the answer judges itself. */
   readonly raw?: (req: Request) => Promise<Buffer>
   readonly query?: z.ZodType<Q>
@@ -121,7 +126,7 @@ export function route<B = undefined, Q = undefined, const H extends Headers = Re
       const headers = headersOf(req, spec.headers) as Call<B, Q, H>['headers']
       const { value, raw } = spec.json
         ? await jsonBody(req)
-        : { value: spec.form ? await formBody(req) : undefined, raw: spec.raw ? await spec.raw(req) : Buffer.alloc(0) }
+        : { value: spec.form ? await formBody(req, spec.repeats) : undefined, raw: spec.raw ? await spec.raw(req) : Buffer.alloc(0) }
       const body = parse(spec.json ?? spec.form, value, 'body')
       send(res, (await spec.answer({ body: body as B, raw, query: query as Q, headers, params, caller, presented, requestId, req, signal })) as Answer)
     } catch (error) {

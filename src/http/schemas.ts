@@ -45,18 +45,39 @@ export const openTaskBody = z
 export const rarTask = (type: string) =>
   z.strictObject({ type: z.literal(type, 'is not a type of this server'), ...taskMembers, ttl: seconds(5, 43_200).optional() })
 
-export const tokenForm = z.strictObject({
+/** RFC 6749 section 3.3: tokens of printable ASCII without `"` and `\`, one space between two. */
+const scope = z
+  .string()
+  .max(2_048)
+  .regex(/^[\x21\x23-\x5b\x5d-\x7e]+( [\x21\x23-\x5b\x5d-\x7e]+)*$/, 'must be scopes with one space between two')
+/** RFC 8707 section 2: an absolute URI without a fragment. Which ones there are, the configuration says. */
+const resource = z
+  .string()
+  .max(2_048)
+  .regex(/^[A-Za-z][A-Za-z0-9+.-]*:[\x21\x22\x24-\x7e]+$/, 'must be an absolute URI without a fragment')
+
+/** Of all grants together; what is not recognised is ignored (RFC 6749 section 3.2), which of these a grant takes is its own to say. */
+export const tokenForm = z.object({
   grant_type: z.string(),
   subject_token: token.optional(),
   subject_token_type: z.string().optional(),
   actor_token: token.optional(),
   actor_token_type: z.string().optional(),
-  authorization_details: z.string().max(8_192).optional(),
-  resource: z.string().max(2_048).optional(),
   requested_token_type: z.enum(['urn:ietf:params:oauth:token-type:access_token', 'urn:ietf:params:oauth:token-type:jwt']).optional(),
+  assertion: token.optional(),
+  client_assertion: token.optional(),
+  client_assertion_type: z.string().optional(),
+  client_id: z.string().max(2_048).optional(),
+  client_secret: z.string().optional(),
+  authorization_details: z.string().max(8_192).optional(),
+  resource: z.array(resource).max(16).default([]),
+  audience: z.array(z.string().max(2_048)).max(16).default([]),
+  scope: scope.optional(),
 })
+export type TokenForm = z.output<typeof tokenForm>
 
-export const tokenQueryForm = z.strictObject({ token, token_type_hint: z.string().max(100).optional() })
+/** What a hint says is not looked at: every kind is searched for (RFC 7009 section 2.1, RFC 7662 section 2.1). */
+export const tokenQueryForm = z.object({ token, token_type_hint: z.string().optional(), client_id: z.string().max(2_048).optional() })
 
 /** For the engine, which owns the shape: a public key, a certificate request. Bounded here, judged there. */
 const params = z

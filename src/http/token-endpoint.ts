@@ -1,20 +1,15 @@
-/** Owns the token endpoint: token exchange (RFC 8693). */
-import type { Express } from 'express'
-import type { z } from 'zod'
-import type { Exchanged } from '../broker/exchange.js'
-import { looksLikeGrant } from '../broker/grant-token.js'
+/** Owns the token endpoint: token exchange (RFC 8693), assertion grants (RFC 7523), client credentials (RFC 6749 section 4.4), one pipeline for all. */
+import type { Express, Request } from 'express'
+import type { Exchanged, TaskObject } from '../broker/exchange.js'
 import { CurfewError } from '../domain/errors.js'
-import { type Doors, parse, route } from './route.js'
-import { evidenceType, tokenForm } from './schemas.js'
+import { headerValues } from './request.js'
+import { type Doors, route } from './route.js'
+import { type TokenForm, tokenForm } from './schemas.js'
 import { rarType, readTaskObject } from './task-object.js'
-
-const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange'
-const ACCESS_TOKEN = 'urn:ietf:params:oauth:token-type:access_token'
-const JWT = 'urn:ietf:params:oauth:token-type:jwt'
+import { ACCESS_TOKEN, EXCHANGE, shownEvidence, toldAs } from './token-grants.js'
 
 export function tokenRoutes(app: Express, doors: Doors): void {
-  const { broker, serverUrl } = doors
-  const type = rarType(serverUrl)
+  const type = rarType(doors.serverUrl)
 
   route(app, doors, {
     method: 'post',
@@ -22,75 +17,58 @@ export function tokenRoutes(app: Express, doors: Doors): void {
     who: 'public',
     oauth: true,
     form: tokenForm,
-    answer: async ({ body, presented, requestId, signal }) => {
-      if (body.grant_type !== EXCHANGE)
-        throw new CurfewError('malformed', `the only grant type here is ${EXCHANGE}`, { reason: 'grant_type_unsupported', field: 'grant_type' })
-      const { evidence, grant, told } = presentedTokens(body)
-      const task = readTaskObject(type, required(body.authorization_details, 'authorization_details'))
-      const exchange = broker.exchange(
+    repeats: ['resource', 'audience'],
+    answer: async ({ body, presented, req, requestId, signal }) => {
+      refuseAuthorization(req)
+      const shown = shownEvidence(body, doors.clientMethods)
+      const exchange = doors.broker.exchange(
         {
-          evidence: evidence === null ? null : { type: 'jwt', token: evidence },
-          grant,
+          evidence: shown.evidence,
+          grant: shown.grant,
           presented,
-          purpose: task.purpose,
-          capabilities: task.capabilities,
-          lifeSeconds: task.life_seconds ?? null,
-          owner: task.owner ?? null,
-          labels: task.labels,
-          heartbeatSeconds: task.heartbeat_seconds ?? null,
-          resource: body.resource ?? null,
-          ttlSeconds: task.ttl ?? null,
+          clientId: body.client_id ?? null,
+          task: body.authorization_details === undefined ? null : taskObject(type, body.authorization_details),
+          target: { resources: body.resource, audiences: body.audience, scopes: body.scope?.split(' ') ?? null },
         },
         requestId,
         signal,
       )
-      const exchanged = await exchange.catch(told)
-      return { status: 200, body: tokenAnswer(type, exchanged, doors.store.clock.now(), body.requested_token_type ?? ACCESS_TOKEN) }
+      const exchanged = await exchange.catch(error => {
+        throw toldAs(error, shown)
+      })
+      return { status: 200, body: tokenAnswer(type, exchanged, doors.store.clock.now(), body) }
     },
   })
 }
 
-/**
- * Evidence is a subject token; a grant of ours is one as well, and then the child's evidence is the actor token (RFC 8693 section 2.1).
- * `told` calls the offending field by the name that it has here.
- */
-function presentedTokens(body: z.output<typeof tokenForm>): { evidence: string | null; grant: string | null; told: (error: unknown) => never } {
-  const subject = required(body.subject_token, 'subject_token')
-  const type = parse(evidenceType, required(body.subject_token_type, 'subject_token_type'), 'subject_token_type')
-  const actor = body.actor_token ?? null
-  if (actor !== null) parse(evidenceType, required(body.actor_token_type, 'actor_token_type'), 'actor_token_type')
-  else if (body.actor_token_type !== undefined)
-    throw new CurfewError('malformed', 'there is no actor_token of that type', { reason: 'parameter_unexpected', field: 'actor_token_type' })
-  if (actor === null && !looksLikeGrant(subject)) return { evidence: subject, grant: null, told: raise }
-  if (type !== JWT) throw new CurfewError('malformed', `a grant is of type ${JWT}`, { reason: 'invalid_field', field: 'subject_token_type' })
-  const names: Readonly<Record<string, string>> = { parent_grant: 'subject_token', subject_token: 'actor_token' }
+/** RFC 6749 section 2.3: a client authenticates in one way, and by a header in none of ours. */
+function refuseAuthorization(req: Request): void {
+  if (headerValues(req, 'authorization').length === 0) return
+  throw new CurfewError('attestation_refused', 'no client authenticates by this header here', { reason: 'authorization_refused', field: 'Authorization' })
+}
+
+function taskObject(type: string, text: string): TaskObject {
+  const { purpose, capabilities, life_seconds, owner, labels, heartbeat_seconds, ttl } = readTaskObject(type, text)
   return {
-    evidence: actor,
-    grant: subject,
-    told: error => {
-      const field = error instanceof CurfewError ? names[error.facts.field ?? ''] : undefined
-      return raise(field === undefined ? error : renamed(error as CurfewError, field))
-    },
+    purpose,
+    capabilities,
+    lifeSeconds: life_seconds ?? null,
+    owner: owner ?? null,
+    labels,
+    heartbeatSeconds: heartbeat_seconds ?? null,
+    ttlSeconds: ttl ?? null,
   }
 }
 
-const raise = (error: unknown): never => {
-  throw error
-}
-const renamed = (error: CurfewError, field: string) => new CurfewError(error.code, error.message, { ...error.facts, field }, { cause: error.cause })
-
-function required(value: string | undefined, field: string): string {
-  if (value === undefined) throw new CurfewError('malformed', 'this parameter is required', { reason: 'parameter_missing', field })
-  return value
-}
-
-function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: Date, issuedType: string) {
+function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: Date, form: TokenForm) {
   const secondsLeft = (until: Date) => Math.max(0, Math.floor((until.getTime() - now.getTime()) / 1000))
   const common = { type, identifier: task.id, purpose: task.purpose }
+  // RFC 8693 section 2.2.1: of what was asked for; a token of ours is a JWT by either name.
+  const issuedType = form.grant_type === EXCHANGE ? { issued_token_type: form.requested_token_type ?? ACCESS_TOKEN } : {}
   if (!issued) {
     return {
       access_token: taskToken.reveal().token,
-      issued_token_type: ACCESS_TOKEN,
+      ...issuedType,
       token_type: 'DPoP',
       expires_in: secondsLeft(task.deadlineAt),
       authorization_details: [{ ...common, capabilities: task.capabilities, life_seconds: secondsLeft(task.deadlineAt) }],
@@ -100,10 +78,12 @@ function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: 
   const { credential, secret, capability } = issued
   return {
     access_token: secret.reveal().token,
-    issued_token_type: issuedType === JWT ? JWT : ACCESS_TOKEN,
+    ...issuedType,
     token_type: credential.jkt === null ? 'Bearer' : 'DPoP',
     expires_in: secondsLeft(credential.expiresAt),
-    scope: capability.scopes.join(' '),
+    // Absent when none was granted: an empty one is no scope at all (RFC 6749 section 3.3).
+    ...(capability.scopes.length > 0 ? { scope: capability.scopes.join(' ') } : {}),
+    // RFC 9396 section 7: as granted, of what was asked only that which is for this server.
     authorization_details: [
       {
         ...common,

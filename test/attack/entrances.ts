@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import supertest, { type Response } from 'supertest'
 import { expect } from 'vitest'
 import type { AuditKind } from '../../src/domain/audit.js'
-import { type Caller, caller, EXCHANGE, type Held, ID_TOKEN } from '../caller.js'
+import { type Caller, caller, EXCHANGE, type Held, ID_TOKEN, JWT_BEARER } from '../caller.js'
 import { GITHUB, type House, makeHouse, ORDERS, SERVER } from '../house.js'
 import { evidenceOf, jwkOf, party, threeParties, watchOutbound } from './forge.js'
 
@@ -151,6 +151,8 @@ export interface Door {
   readonly name: string
   readonly ok: number
   readonly oauth?: true
+  /** For bad evidence, where it is not the usual one. */
+  readonly word?: string
   send(token: string, by: string, requestId?: string, capability?: string, at?: { house: House; ci: Caller }): Promise<Response>
 }
 export const DOORS: readonly Door[] = [
@@ -197,6 +199,21 @@ export const DOORS: readonly Door[] = [
     send: async (token, by, id = newRequest(), capability = CAPABILITY) =>
       ci.credential(held.get(by) as Held, capability, { subject_token: token }, { 'X-Request-ID': id }),
   },
+  {
+    name: 'POST /oauth2/token, as an assertion',
+    ok: 200,
+    oauth: true,
+    word: 'invalid_grant',
+    send: async (token, _by, id = newRequest(), capability = CAPABILITY, at = { house, ci }) => {
+      const details = JSON.stringify([{ type: `${SERVER}/rar/task/v1`, purpose: 'report', capabilities: [capability] }])
+      return http(at.house)
+        .post('/oauth2/token')
+        .type('form')
+        .set('DPoP', await at.ci.proof('POST', '/oauth2/token'))
+        .set('X-Request-ID', id)
+        .send({ grant_type: JWT_BEARER, assertion: token, authorization_details: details })
+    },
+  },
 ]
 export const [tasksDoor, tokenDoor, explainDoor, renewDoor] = DOORS as [Door, Door, Door, Door]
 export const at = (door: Door, token: string, by: string, refused: Refusal): Sent => ({
@@ -204,6 +221,7 @@ export const at = (door: Door, token: string, by: string, refused: Refusal): Sen
   refused,
   send: id => door.send(token, by, id),
   ...(door.oauth ? { oauth: true as const } : {}),
+  ...(door.word && refused.code === 'attestation_refused' ? { word: door.word } : {}),
 })
 export const accepted = async (door: Door, token: string, by: string) =>
   expect([door.name, by, (await door.send(token, by)).status]).toEqual([door.name, by, door.ok])
