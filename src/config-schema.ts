@@ -133,7 +133,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
   const capability = z.strictObject({
     name: capabilityName,
     summary: text(300),
-    engine: z.enum(['jwt', 'vault-database', 'memory']),
+    engine: z.enum(['jwt', 'vault-database', 'vault-token', 'memory']),
     parameters,
     /** A login at the target database that may end sessions and see roles: what makes the probe a real one. */
     target: z.strictObject({ url: secret }).optional(),
@@ -313,7 +313,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       if (c.engine === 'jwt' && c.audience === undefined) refuse(['capabilities', i, 'audience'], 'the jwt engine needs an audience')
       if (c.ttlSeconds > c.maxTtlSeconds) refuse(['capabilities', i, 'ttlSeconds'], 'is above maxTtlSeconds')
       if (c.engine === 'memory' && config.mode === 'production') refuse(['capabilities', i, 'engine'], 'memory is for dev, demo and tests')
-      if (c.engine === 'vault-database' && !config.vault) refuse(['vault'], `is needed by capability ${c.name}`)
+      if (c.engine.startsWith('vault-') && !config.vault) refuse(['vault'], `is needed by capability ${c.name}`)
     }
     if (config.signer.kind === 'transit' && !config.vault) refuse(['vault'], 'is needed by signer.kind transit')
     for (const [i, s] of config.signals.sources.entries()) {

@@ -84,7 +84,7 @@ export function show(loaded: LoadedConfig, options: { origin?: boolean } = {}): 
 }
 
 /** How what an engine makes can die (`CredentialEngine.revocation`), known before any engine is built. */
-export const ENGINE_CLASS = { jwt: 'instant', 'vault-database': 'backend', memory: 'backend' } as const satisfies Record<
+export const ENGINE_CLASS = { jwt: 'instant', 'vault-database': 'backend', 'vault-token': 'backend', memory: 'backend' } as const satisfies Record<
   Config['capabilities'][number]['engine'],
   RevocationClass
 >

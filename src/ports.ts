@@ -89,7 +89,10 @@ export interface UpstreamThing {
 
 /** An engine whose upstream can be listed. Listing MUST be complete or throw. */
 export interface Reconcilable {
-  readonly engine: string
+  /** For people and the audit: `vault`. */
+  readonly name: string
+  /** The engines whose active credentials are in every listing; one that is not has been lost upstream. */
+  readonly engines: readonly string[]
   list(signal: AbortSignal): Promise<readonly UpstreamThing[]>
   destroyUpstream(thing: UpstreamThing, signal: AbortSignal): Promise<void>
 }

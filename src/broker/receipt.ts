@@ -29,8 +29,8 @@ export async function receipt(deps: BrokerDeps, id: string): Promise<Receipt> {
   return { revocation: found, outcome, claims, signed: token }
 }
 
-const probedOf = (looked: Outcome['looked']) =>
-  Object.fromEntries(['lease', 'accessor', 'role', 'sessions', 'introspection', 'expiry'].map(what => [what, looked[what] ?? 0]))
+/** Those that a reader looks for, none of them or not, and whatever else an engine looked at. */
+const probedOf = (looked: Outcome['looked']) => ({ lease: 0, accessor: 0, role: 0, sessions: 0, introspection: 0, expiry: 0, ...looked })
 
 function claimsOf(deps: BrokerDeps, r: Revocation, o: Outcome, guards: Attendance) {
   const selected = o.revoking + o.stuck + o.revoked

@@ -19,7 +19,7 @@ export async function reconcile(deps: BrokerDeps, signal: AbortSignal): Promise<
         await closeLost(deps, source, upstream, signal)
       } catch (error) {
         // An incomplete listing proves nothing: neither an orphan nor a loss.
-        deps.log.error({ err: error, engine: source.engine }, 'reconcile could not list its upstream')
+        deps.log.error({ err: error, upstream: source.name }, 'reconcile could not list its upstream')
         deps.meter.found('listing_failed')
       }
     }
@@ -32,7 +32,7 @@ async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: 
   for (let i = 0; i < named.length; i += BATCH) for (const [id, row] of await deps.store.credentials.known(named.slice(i, i + BATCH))) rows.set(id, row)
   for (const thing of upstream) {
     if (thing.ageSeconds < SETTLED_SECONDS || (thing.credential && rows.has(thing.credential))) continue
-    deps.log.error({ engine: source.engine, kind: thing.kind, credential: thing.credential }, 'an orphan was found upstream and is destroyed')
+    deps.log.error({ upstream: source.name, kind: thing.kind, credential: thing.credential }, 'an orphan was found upstream and is destroyed')
     deps.meter.found('orphan')
     await deps.store.audit.append({
       kind: 'reconcile.finding',
@@ -40,7 +40,7 @@ async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: 
       subject: thing.credential,
       reason: 'orphan',
       requestId: null,
-      data: { engine: source.engine, thing: thing.kind },
+      data: { upstream: source.name, thing: thing.kind },
     })
     await source.destroyUpstream(thing, signal)
   }
@@ -49,14 +49,16 @@ async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: 
 async function closeLost(deps: BrokerDeps, source: Reconcilable, upstream: readonly UpstreamThing[], signal: AbortSignal): Promise<void> {
   const seen = new Set(upstream.filter(t => t.kind !== 'role').map(t => t.credential))
   const settledBefore = deps.store.clock.now().getTime() - SETTLED_SECONDS * 1000
-  let after: CredentialId | undefined
-  do {
-    const page: readonly Credential[] = await deps.store.credentials.activeOf(source.engine, BATCH, after)
-    for (const credential of page) {
-      if (signal.aborted || seen.has(credential.id) || credential.issuedAt.getTime() > settledBefore) continue
-      deps.meter.found('lost_upstream')
-      await revoke(deps, { kind: 'credential', key: credential.id }, 'lost_upstream', { actor: byBroker('reconcile') })
-    }
-    after = page.length === BATCH ? page.at(-1)?.id : undefined
-  } while (after)
+  for (const engine of source.engines) {
+    let after: CredentialId | undefined
+    do {
+      const page: readonly Credential[] = await deps.store.credentials.activeOf(engine, BATCH, after)
+      for (const credential of page) {
+        if (signal.aborted || seen.has(credential.id) || credential.issuedAt.getTime() > settledBefore) continue
+        deps.meter.found('lost_upstream')
+        await revoke(deps, { kind: 'credential', key: credential.id }, 'lost_upstream', { actor: byBroker('reconcile') })
+      }
+      after = page.length === BATCH ? page.at(-1)?.id : undefined
+    } while (after)
+  }
 }

@@ -40,7 +40,8 @@ export interface VaultClient {
   revokeLease(leaseId: string, signal: AbortSignal): Promise<void>
   leaseExists(leaseId: string, signal: AbortSignal): Promise<boolean>
   accessorExists(accessor: string, signal: AbortSignal): Promise<boolean>
-  listLeases(mount: string, role: string, signal: AbortSignal): Promise<readonly string[]>
+  /** Of all leases whose id begins so, whole ids. */
+  listLeases(prefix: string, signal: AbortSignal): Promise<readonly string[]>
   leaseIssuedAt(leaseId: string, signal: AbortSignal): Promise<Date | null>
   listAccessors(signal: AbortSignal): Promise<readonly string[]>
   accessor(accessor: string, signal: AbortSignal): Promise<AccessorInfo | null>
@@ -175,8 +176,7 @@ export function createVault(
         await write('auth/token/lookup-accessor', { accessor }, { template: 'auth/token/lookup-accessor', absentWords: 'invalid accessor', signal })
         return true
       }, false),
-    async listLeases(mount, dbRole, signal) {
-      const prefix = `${mount}/creds/${dbRole}`
+    async listLeases(prefix, signal) {
       const keys = await keysOf(`sys/leases/lookup/${prefix}`, { template: 'sys/leases/lookup/<prefix>', signal })
       return keys.filter(k => !k.endsWith('/')).map(k => `${prefix}/${k}`)
     },

@@ -20,11 +20,14 @@ export type Handle = Readonly<Record<string, string | number>>
 /** What was seen at the target. `dead` is the only answer that leads to `revoked`. */
 export interface Probe {
   readonly outcome: 'dead' | 'alive' | 'waiting'
-  /** What was looked at: `lease`, `accessor`, `role`, `sessions`, `introspection`; empty is `not probed`. */
+  /** What was looked at: `lease`, `accessor`, `listing`, `role`, `sessions`, `token`, `crl`, `introspection`, `expiry`, or an engine's own word; empty is `not probed`. */
   readonly looked: readonly string[]
   /** Why it is alive or waiting, in words that hold no secret. */
   readonly detail: string | null
 }
+
+/** What Vault holds about a credential, not the credential: a lease can vanish without it dying (security.md 3.4). All else is the thing itself. */
+export const RECORDS_ABOUT: readonly string[] = ['lease', 'accessor', 'listing']
 
 export interface Credential {
   readonly id: CredentialId

@@ -48,7 +48,7 @@ export interface Outcome {
   readonly revoking: number
   readonly stuck: number
   readonly revoked: number
-  /** What was looked at, over all that are revoked: `lease`, `accessor`, `role`, `sessions`, `introspection`, `expiry`. */
+  /** What was looked at, over all that are revoked, and how often (`Probe.looked`). */
   readonly looked: Readonly<Record<string, number>>
   /** Revoked, but nobody could look at the target itself. */
   readonly notProbed: number

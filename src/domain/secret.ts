@@ -20,6 +20,11 @@ export class Secret {
     return new Secret({ token }, 'token')
   }
 
+  /** The same by another name, beside what goes with it. Nothing is revealed. */
+  renamed(primary: string, rest: SecretFields = {}): Secret {
+    return new Secret({ ...rest, [primary]: this.#fields[this.#primary] as string }, primary)
+  }
+
   /** The only way out. Callers are counted by test/house.test.ts. */
   reveal(): SecretFields {
     return this.#fields

@@ -6,14 +6,16 @@ import type { Clock, Reconcilable, UpstreamThing } from '../ports.js'
 export interface UpstreamDeps {
   readonly reconciler: VaultClient
   readonly clock: Clock
-  /** Each capability's mount and role. */
-  readonly paths: readonly { readonly capability: string; readonly mount: string; readonly role: string }[]
+  /** The engines whose active credentials have a token there; what has none is lost. */
+  readonly engines: readonly string[]
+  /** Where the leases of each capability lie: `database/creds/orders-ro`. One may have several. */
+  readonly paths: readonly { readonly capability: string; readonly prefix: string }[]
   /** Which of these leases a row knows, whatever its state. */
   readonly credentialOf: (leaseIds: readonly string[]) => Promise<ReadonlyMap<string, CredentialId>>
 }
 
 export interface VaultUpstream extends Reconcilable {
-  /** Up to when every lease of this path is known to a row, as the latest complete listing showed; null before the first. */
+  /** Up to when every lease of this capability is known to a row, as the latest complete listing showed; null before the first. */
   clearSince(capability: string): Date | null
 }
 
@@ -21,19 +23,20 @@ export interface VaultUpstream extends Reconcilable {
 const CLOCKS_MS = 5_000
 
 export function vaultUpstream(deps: UpstreamDeps): VaultUpstream {
+  /** By prefix. */
   const clear = new Map<string, Date>()
 
-  async function leases(path: UpstreamDeps['paths'][number], signal: AbortSignal): Promise<UpstreamThing[]> {
+  async function leases(prefix: string, signal: AbortSignal): Promise<UpstreamThing[]> {
     const began = deps.clock.now()
-    const ids = await deps.reconciler.listLeases(path.mount, path.role, signal)
+    const ids = await deps.reconciler.listLeases(prefix, signal)
     const known = await deps.credentialOf(ids)
     const unknown = ids.filter(id => !known.has(id))
     const strangers = await Promise.all(unknown.map(async id => ({ id, at: await deps.reconciler.leaseIssuedAt(id, signal) })))
     // Only what is older than the oldest stranger is proven: on a busy path some issue is always in flight, and must not keep all others waiting.
     const oldest = Math.min(...strangers.flatMap(({ at }) => (at ? [at.getTime() - CLOCKS_MS] : [])))
     const until = new Date(Math.min(began.getTime(), oldest))
-    const before = clear.get(path.capability)
-    if (!before || until > before) clear.set(path.capability, until)
+    const before = clear.get(prefix)
+    if (!before || until > before) clear.set(prefix, until)
     return [
       ...ids.flatMap(id =>
         known.has(id) ? [{ kind: 'lease' as const, ref: id, credential: known.get(id) as CredentialId, ageSeconds: Number.POSITIVE_INFINITY }] : [],
@@ -62,11 +65,15 @@ export function vaultUpstream(deps: UpstreamDeps): VaultUpstream {
   }
 
   return {
-    engine: 'vault-database',
-    clearSince: capability => clear.get(capability) ?? null,
+    name: 'vault',
+    engines: deps.engines,
+    clearSince(capability) {
+      const known = deps.paths.filter(p => p.capability === capability).map(p => clear.get(p.prefix) ?? null)
+      return known.reduce((least, at) => (least && at && least < at ? least : at), known[0] ?? null)
+    },
     async list(signal) {
       const things = await tokens(signal)
-      for (const path of deps.paths) things.push(...(await leases(path, signal)))
+      for (const prefix of new Set(deps.paths.map(p => p.prefix))) things.push(...(await leases(prefix, signal)))
       return things
     },
     async destroyUpstream(thing, signal) {

@@ -1,4 +1,5 @@
 /** Owns revocations in memory. */
+import { RECORDS_ABOUT } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
 import { newId, type TaskId } from '../domain/ids.js'
 import { type Actor, type FeedEntry, isForCause, type Revocation, type Selector } from '../domain/revocation.js'
@@ -96,7 +97,7 @@ export function memoryRevocations(state: State): RevocationLog {
 
 const isProbed = (c: CredentialRow) => {
   const looked = c.probe?.looked ?? []
-  return c.revocationClass === 'backend' ? looked.some(what => ['role', 'sessions', 'row'].includes(what)) : looked.length > 0
+  return c.revocationClass === 'backend' ? looked.some(what => !RECORDS_ABOUT.includes(what)) : looked.length > 0
 }
 
 const ownKey = (actor: Actor, key: string) => `${actor.kind}:${actor.id}:${key}`

@@ -1,4 +1,5 @@
 /** Owns the count of what has become of all that one act moved: the numbers of a receipt. */
+import { RECORDS_ABOUT } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
 import type { Exposed } from '../domain/plan.js'
 import { EXPOSED_TOLD, type Outcome } from '../domain/plan.js'
@@ -28,14 +29,14 @@ export async function outcomeOf(tx: Tx, id: string): Promise<Outcome> {
        'revoked', (select count(*) from moved where state = 'revoked'),
        'looked', (select coalesce(json_object_agg(what, n), '{}') from looks),
        'not_probed', (select count(*) from moved where state = 'revoked' and (probe is null or probe->'looked' = '[]'
-                        or (class = 'backend' and not (probe->'looked' ?| array['role', 'sessions', 'row'])))),
+                        or (class = 'backend' and (probe->'looked') - $2::text[] = '[]'))),
        'exposed', (select coalesce(json_agg(x), '[]') from (select id as credential, capability, expires_at as until from moved
                      where class = 'expiry-only' and state <> 'revoked' order by expires_at desc, id limit ${EXPOSED_TOLD}) x),
        'exposed_total', (select count(*) from moved where class = 'expiry-only' and state <> 'revoked'),
        'exposed_until', (select max(expires_at) from moved where class = 'expiry-only' and state <> 'revoked'),
        'closed', not exists (select 1 from acts where closed_at is null)
                  and not exists (select 1 from curfew.tasks t where not t.drained and t.revocation in (select id from acts))) as outcome`,
-    [id],
+    [id, RECORDS_ABOUT],
   )
   if (!row?.known) throw new CurfewError('not_found', 'no such revocation', { reason: 'not_found' })
   const { not_probed, exposed, exposed_total, exposed_until, ...rest } = row.outcome

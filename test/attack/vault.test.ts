@@ -189,14 +189,14 @@ describe('what is believed', () => {
   ])('a listing is complete or an error: %s is no empty listing', async (_name, how) => {
     await made()
     const reconciler = client('reconciler')
-    expect(await reconciler.listLeases('database', 'orders-ro', signal())).toHaveLength(1)
+    expect(await reconciler.listLeases('database/creds/orders-ro', signal())).toHaveLength(1)
     vault.misbehave(/list=1/, how, 2)
-    await expect(reconciler.listLeases('database', 'orders-ro', signal())).rejects.toThrow(VaultError)
+    await expect(reconciler.listLeases('database/creds/orders-ro', signal())).rejects.toThrow(VaultError)
     await expect(reconciler.listAccessors(signal())).rejects.toThrow(VaultError)
   })
 
   it('an empty listing is what Vault says it is', async () => {
-    expect(await client('reconciler').listLeases('database', 'orders-ro', signal())).toEqual([])
+    expect(await client('reconciler').listLeases('database/creds/orders-ro', signal())).toEqual([])
   })
 
   it('F32 a revocation that was answered and not done is seen by the look-up after it', async () => {

@@ -3,17 +3,21 @@ import { createVault } from '../../src/clients/vault.js'
 import { Secret } from '../../src/domain/secret.js'
 import { memoryEngine } from '../../src/engines/memory.js'
 import { DATABASE_PARAMETERS, vaultDatabaseEngine } from '../../src/engines/vault-database.js'
+import { vaultTokenEngine } from '../../src/engines/vault-token.js'
 import { fakeVault } from '../fake-vault.js'
-import { testEngine } from './engines.js'
+import { byUser, testEngine } from './engines.js'
 
 const now = () => new Date()
+const quiet = { log: { warn: () => {} } }
+const identity = (name: string) => ({ method: 'approle' as const, mount: 'approle', roleId: `curfew-${name}`, secretId: Secret.token(`secret-of-${name}`) })
 
-testEngine('memory', async () => {
+testEngine('memory', 'backend', async () => {
   const engine = memoryEngine()
   return {
     engine,
     parameters: {},
     now,
+    ...byUser,
     usable: async fields => engine.login(fields.PGUSER as string, fields.PGPASSWORD as string),
     async break() {
       engine.breakStep('destroy', 'throw')
@@ -24,11 +28,9 @@ testEngine('memory', async () => {
   }
 })
 
-testEngine('vault-database over the fake Vault', async () => {
+testEngine('vault-database over the fake Vault', 'backend', async () => {
   const vault = await fakeVault()
-  const identity = (name: string) => ({ method: 'approle' as const, mount: 'approle', roleId: `curfew-${name}`, secretId: Secret.token(`secret-of-${name}`) })
   const config = { address: vault.address, tokenRole: 'curfew', issuer: identity('issuer'), revoker: identity('revoker') }
-  const quiet = { log: { warn: () => {} } }
   const [issuer, revoker] = [createVault(config, 'issuer', quiet), createVault(config, 'revoker', quiet)]
   const parameters = { role: 'orders-ro', policy: 'curfew-cap-orders-ro', connection: { host: 'db.example', database: 'orders' } }
   return {
@@ -43,9 +45,42 @@ testEngine('vault-database over the fake Vault', async () => {
     }),
     parameters,
     now,
+    ...byUser,
     usable: async fields => vault.users.get(fields.PGUSER as string)?.password === fields.PGPASSWORD,
     break: async () => vault.target(false),
     heal: async () => vault.target(true),
+    async close() {
+      await Promise.all([issuer.close(), revoker.close()])
+      await vault.close()
+    },
+  }
+})
+
+testEngine('vault-token over the fake Vault', 'backend', async () => {
+  const vault = await fakeVault()
+  const config = { address: vault.address, tokenRole: 'curfew', issuer: identity('issuer'), revoker: identity('revoker') }
+  const [issuer, revoker] = [createVault(config, 'issuer', quiet), createVault(config, 'revoker', quiet)]
+  const parameters = { policy: 'curfew-cap-orders-ro' }
+  return {
+    engine: vaultTokenEngine({
+      issuer,
+      revoker,
+      clock: { now },
+      address: vault.address,
+      namespace: null,
+      parametersOf: () => parameters,
+      issuanceTokenSeconds: 90,
+    }),
+    parameters,
+    now,
+    async usable(fields) {
+      const answer = await fetch(`${fields.VAULT_ADDR}/v1/database/creds/orders-ro`, { headers: { 'X-Vault-Token': fields.VAULT_TOKEN as string } })
+      return answer.status === 200
+    },
+    attribution: fields => vault.tokens.get(fields.VAULT_TOKEN as string)?.displayName ?? '',
+    secrets: fields => [fields.VAULT_TOKEN as string],
+    break: async () => vault.misbehave(/(revoke|lookup)-accessor/, { status: 500 }, 9),
+    heal: async () => vault.behave(),
     async close() {
       await Promise.all([issuer.close(), revoker.close()])
       await vault.close()

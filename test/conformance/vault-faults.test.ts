@@ -1,6 +1,7 @@
 /** What is left at Vault when the making of a database user goes wrong half-way, and who finds it (security.md 3.5). */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { createVault } from '../../src/clients/vault.js'
+import { grantOf, rowOf } from '../../src/contract/fixtures.js'
 import type { Handle } from '../../src/domain/credential.js'
 import type { CredentialId } from '../../src/domain/ids.js'
 import { Secret } from '../../src/domain/secret.js'
@@ -8,7 +9,6 @@ import { DATABASE_PARAMETERS, vaultDatabaseEngine } from '../../src/engines/vaul
 import { vaultUpstream } from '../../src/engines/vault-upstream.js'
 import type { CredentialEngine } from '../../src/ports.js'
 import { type FakeVault, fakeVault, type Misbehaviour } from '../fake-vault.js'
-import { grantOf, rowOf } from './engines.js'
 
 const parameters = { role: 'orders-ro', policy: 'curfew-cap-orders-ro', connection: { host: 'db.example', database: 'orders' } }
 const signal = () => AbortSignal.timeout(15_000)
@@ -26,7 +26,7 @@ const advance = (seconds: number) => {
   ahead += seconds
   vault.advance(seconds)
 }
-const grant = () => grantOf(now(), { engine: 'vault-database', parameters, ttl: 600 })
+const grant = () => grantOf(now(), { name: 'db/orders-ro', engine: 'vault-database', parameters, ttl: 600 })
 const prepared = async (g: ReturnType<typeof grant>) => (await engine.prepare?.(g, signal())) as Handle
 
 beforeEach(async () => {
@@ -41,7 +41,8 @@ beforeEach(async () => {
     reconciler,
     clock: { now },
     credentialOf: async ids => new Map(ids.flatMap(id => (rows.has(id) ? [[id, rows.get(id) as CredentialId] as const] : []))),
-    paths: [{ capability: 'db/orders-ro', mount: 'database', role: 'orders-ro' }],
+    engines: ['vault-database'],
+    paths: [{ capability: 'db/orders-ro', prefix: 'database/creds/orders-ro' }],
   })
   engine = vaultDatabaseEngine({
     issuer,

@@ -181,7 +181,7 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
     const revoker = createVault(config.vault, 'revoker', { log })
     const issuer = createVault(config.vault, 'issuer', { log })
     await expect(revoker.listAccessors(signal)).rejects.toMatchObject({ outcome: 'denied' })
-    await expect(revoker.listLeases('database', 'orders-ro', signal)).rejects.toMatchObject({ outcome: 'denied' })
+    await expect(revoker.listLeases('database/creds/orders-ro', signal)).rejects.toMatchObject({ outcome: 'denied' })
     await expect(issuer.revokeLease('database/creds/orders-ro/x', signal)).rejects.toMatchObject({ outcome: 'denied' })
     await expect(
       issuer.createIssuanceToken({ credential: 'crd_x' as never, displayName: 'x', policy: 'curfew-issuer', ttlSeconds: 5, maxTtlSeconds: 10 }, signal),

@@ -12,7 +12,7 @@ import { type Postgres, startPostgres } from '../../src/dev/postgres.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
 import { Secret } from '../../src/domain/secret.js'
 import { DATABASE_PARAMETERS, vaultDatabaseEngine } from '../../src/engines/vault-database.js'
-import { testEngine } from '../conformance/engines.js'
+import { byUser, testEngine } from '../conformance/engines.js'
 import { testVaultContract } from '../conformance/vault-contract.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'cf-vault-'))
@@ -59,7 +59,7 @@ describe.skipIf(absent !== null)(`the real Vault${absent ? ` (skipped: ${absent}
   })
 
   let prepared: Promise<OrdersTarget> | null = null
-  testEngine('vault-database over the real Vault and PostgreSQL', async () => {
+  testEngine('vault-database over the real Vault and PostgreSQL', 'backend', async () => {
     const { address } = vault as Vault
     // Once: the script gives out new secret ids each time it runs.
     prepared ??= prepareOrders({ vault: vault as Vault, postgres: postgres as Postgres, dir })
@@ -84,6 +84,7 @@ describe.skipIf(absent !== null)(`the real Vault${absent ? ` (skipped: ${absent}
       }),
       parameters,
       now,
+      ...byUser,
       async usable(fields) {
         const holder = new pg.Client({
           host: fields.PGHOST as string,

@@ -118,7 +118,8 @@ export async function makeWorld(store: Store, time: Time): Promise<World> {
       const upstream = vaultUpstream({
         reconciler: life.guard(clients.reconciler),
         clock: store.clock,
-        paths: [{ capability: AT_VAULT.name, mount: PARAMETERS.mount, role: PARAMETERS.role }],
+        engines: ['vault-database'],
+        paths: [{ capability: AT_VAULT.name, prefix: `${PARAMETERS.mount}/creds/${PARAMETERS.role}` }],
         credentialOf: ids => own.credentials.leaseOwners(ids),
       })
       const issuer = life.guard(clients.issuer)

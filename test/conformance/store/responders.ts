@@ -237,7 +237,8 @@ export function testResponders(name: string, makeStore: MakeStore): void {
     it('count states and what was looked at, and what stays exposed', async () => {
       const { store } = await makeStore()
       const task = await openTask(store)
-      const [role, lease, left, exposed] = [
+      const [role, lease, listed, left, exposed] = [
+        await active(store, task),
         await active(store, task),
         await active(store, task),
         await active(store, task),
@@ -247,6 +248,7 @@ export function testResponders(name: string, makeStore: MakeStore): void {
       for (const [c, looked] of [
         [role, ['lease', 'role']],
         [lease, ['lease']],
+        [listed, ['lease', 'accessor', 'crl']],
       ] as const) {
         const claim = await store.credentials.claim(c.id, null)
         if (!claim) throw new Error('a row that was just closed is due')
@@ -255,8 +257,8 @@ export function testResponders(name: string, makeStore: MakeStore): void {
       expect(await store.revocations.outcome(r.id)).toEqual({
         revoking: 2,
         stuck: 0,
-        revoked: 2,
-        looked: { lease: 2, role: 1 },
+        revoked: 3,
+        looked: { lease: 3, role: 1, accessor: 1, crl: 1 },
         notProbed: 1,
         exposed: [{ credential: exposed.id, capability: 'npm/publish', until: exposed.expiresAt }],
         exposedTotal: 1,

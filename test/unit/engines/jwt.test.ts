@@ -2,13 +2,13 @@
 import { decodeJwt, decodeProtectedHeader, exportJWK, generateKeyPair, type JWTPayload, SignJWT } from 'jose'
 import * as oauth from 'oauth4webapi'
 import { describe, expect, it } from 'vitest'
+import { grantOf, rowOf } from '../../../src/contract/fixtures.js'
 import type { Acting } from '../../../src/domain/actors.js'
 import { type Audience, BEARER_MAX_SECONDS } from '../../../src/domain/capability.js'
 import { Grant } from '../../../src/domain/decision.js'
 import { namedId, newId } from '../../../src/domain/ids.js'
 import { jwtEngine } from '../../../src/engines/jwt.js'
 import type { Signer } from '../../../src/ports.js'
-import { grantOf, rowOf } from '../../conformance/engines.js'
 
 const ISSUER = 'https://curfew.example'
 const audience = (over: Partial<Audience> = {}): Audience => ({

@@ -2,13 +2,13 @@
 import { beforeEach, describe, expect, it } from 'vitest'
 import type { Target } from '../../../src/clients/target.js'
 import type { IssuanceToken, VaultClient } from '../../../src/clients/vault.js'
+import { grantOf, rowOf } from '../../../src/contract/fixtures.js'
 import { Secret } from '../../../src/domain/secret.js'
 import { DATABASE_PARAMETERS, vaultDatabaseEngine } from '../../../src/engines/vault-database.js'
 import { vaultUpstream } from '../../../src/engines/vault-upstream.js'
-import { grantOf, rowOf } from '../../conformance/engines.js'
 
 const PARAMETERS = { role: 'orders-ro', policy: 'curfew-cap-orders-ro', connection: { host: 'db.example', database: 'orders' } }
-const PATHS = [{ capability: 'db/orders-ro', mount: 'database', role: 'orders-ro' }]
+const PATHS = [{ capability: 'db/orders-ro', prefix: 'database/creds/orders-ro' }]
 const signal = AbortSignal.timeout(60_000)
 const START = Date.parse('2026-01-01T00:00:00Z')
 
@@ -61,6 +61,7 @@ const house = (withTarget = true) => {
     reconciler: client,
     clock: { now },
     credentialOf: async ids => new Map(ids.filter(id => known.has(id)).map(id => [id, 'crd_x' as never])),
+    engines: ['vault-database'],
     paths: PATHS,
   })
   const engine = vaultDatabaseEngine({
@@ -74,7 +75,7 @@ const house = (withTarget = true) => {
   })
   return { engine, upstream }
 }
-const grant = (ttl: number) => grantOf(now(), { engine: 'vault-database', parameters: PARAMETERS, ttl })
+const grant = (ttl: number) => grantOf(now(), { name: 'db/orders-ro', engine: 'vault-database', parameters: PARAMETERS, ttl })
 
 describe('making', () => {
   it('asks for a token of 90 seconds at most, and a maximum just above the grant', async () => {
@@ -202,7 +203,7 @@ describe('F33 a lease that may be in flight', () => {
   it('a listing that failed proves nothing', async () => {
     at = 300
     const broken = { ...client, listLeases: async () => Promise.reject(new Error('cut')) }
-    const upstream = vaultUpstream({ reconciler: broken, clock: { now }, credentialOf: async () => new Map(), paths: PATHS })
+    const upstream = vaultUpstream({ reconciler: broken, clock: { now }, credentialOf: async () => new Map(), engines: ['vault-database'], paths: PATHS })
     await expect(upstream.list(signal)).rejects.toThrow('cut')
     expect(upstream.clearSince('db/orders-ro')).toBeNull()
   })
