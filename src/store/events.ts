@@ -8,6 +8,7 @@ import { type Actor, byBroker, isAbandoned, type Reason, type Revocation } from 
 import type { EndedRun } from '../domain/run.js'
 import type { NewSignal, SignalAct, SignalSubject, Verdict } from '../domain/signal.js'
 import type { NewTask, TaskAttestation } from '../domain/task.js'
+import { GRANT_NAMESPACE, type Mark } from '../domain/workload.js'
 import type { CommitOptions, Context } from '../ports.js'
 
 const by = (context: Context) => ({ actor: context.actor, requestId: context.requestId })
@@ -20,7 +21,7 @@ export const decided = (d: Decision, context: Context): AuditEvent => ({
   data: { capability: d.capability, identity: d.identity, issuer: d.issuer, task: d.task, policies: d.policies, digest: d.digest },
 })
 
-export const taskOpened = (task: NewTask, deadlineAt: Date, context: Context): AuditEvent => ({
+export const taskOpened = (task: NewTask, deadlineAt: Date, marks: readonly Mark[], context: Context): AuditEvent => ({
   kind: 'task.opened',
   ...by(context),
   subject: task.id,
@@ -32,6 +33,8 @@ export const taskOpened = (task: NewTask, deadlineAt: Date, context: Context): A
     capabilities: task.capabilities,
     purpose: task.purpose,
     parent: task.parent,
+    // The one-time grant that it was opened with: beside `task.delegated` it tells that each was used once.
+    grant: marks.find(m => m.namespace === GRANT_NAMESPACE)?.id ?? null,
     // Empty below a parent: the same workload carries on. Otherwise it acts for these.
     actors: task.actors,
     deadline: deadlineAt,

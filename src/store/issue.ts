@@ -106,7 +106,7 @@ async function factsFor(tx: Tx, members: readonly Member[]): Promise<Facts> {
 /** Pure: the opening of a new task, if there is one, and then the issue, as if the task stood already. */
 export function admit(facts: Facts, { parts, options }: Member): Admitted {
   const { open } = options
-  const planned = open ? { task: open.task, opening: judgeOpening(facts, open.task), context: options.context } : null
+  const planned = open ? { task: open.task, opening: judgeOpening(facts, open.task), marks: options.marks, context: options.context } : null
   const seen = planned ? { ...facts, tasks: new Map([...facts.tasks, [planned.task.id, factsOf(planned, facts.now)]]) } : facts
   const [task] = parts.map(p => p.grant.terms.task)
   if (!parts.every(p => p.grant.terms.task === task) || (open && open.task.id !== task))

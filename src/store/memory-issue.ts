@@ -32,7 +32,7 @@ export function issueInMemory(state: State, member: Member): Credential[] {
     null,
   )
   if (key !== null && options.idempotency) state.idempotency.set(key, { hash: options.idempotency.hash, credentials: parts.map(p => p.grant.id) })
-  if (planned) insertTask(state, planTask(planned.task, planned.opening, facts.now), planned.task, options.context)
+  if (planned) insertTask(state, planTask(planned.task, planned.opening, facts.now), planned.task, options.marks, options.context)
   const decisions = [...(options.open?.decisions ?? []), ...parts.map(p => p.grant.decision)].map(d => ({ ...d, task }))
   writeDecisions(state, decisions, options.context)
   return parts.map(({ grant, made, expiresAt }) => {

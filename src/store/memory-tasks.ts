@@ -1,5 +1,6 @@
 /** Owns tasks in memory. */
 import { HEARTBEATS_MISSED, type NewTask, type Task } from '../domain/task.js'
+import type { Mark } from '../domain/workload.js'
 import type { Context, TaskStore } from '../ports.js'
 import { judgeAttesting, judgeOpening, noSuchTask, type Opening, refuseEnded } from './admission.js'
 import { taskAttested, taskOpened, tasksShortened } from './events.js'
@@ -26,9 +27,9 @@ export function planTask(task: NewTask, { deadlineAt, ancestors }: Opening, now:
   return { ...opened, dueAt: dueOf(opened, now) }
 }
 
-export function insertTask(state: State, row: TaskRow, task: NewTask, context: Context): void {
+export function insertTask(state: State, row: TaskRow, task: NewTask, marks: readonly Mark[], context: Context): void {
   state.tasks.set(row.id, row)
-  write(state, [taskOpened(task, row.deadlineAt, context)])
+  write(state, [taskOpened(task, row.deadlineAt, marks, context)])
 }
 
 export function memoryTasks(state: State): TaskStore {
@@ -45,7 +46,7 @@ export function memoryTasks(state: State): TaskStore {
       const facts = factsOf(state)
       const row = planTask(task, judgeOpening(facts, task), facts.now)
       consume(state, marks)
-      insertTask(state, row, task, context)
+      insertTask(state, row, task, marks, context)
       writeDecisions(
         state,
         decisions.map(d => ({ ...d, task: task.id })),

@@ -2,6 +2,7 @@
 import type { CurfewError } from '../domain/errors.js'
 import type { TaskId } from '../domain/ids.js'
 import { HEARTBEATS_MISSED, type NewTask, type Task } from '../domain/task.js'
+import type { Mark } from '../domain/workload.js'
 import type { Context, TaskStore } from '../ports.js'
 import { judgeAttesting, judgeOpening, noSuchTask, type Opening, openScopes, refuseEnded, runKeys, type TaskFacts, workloadScopes } from './admission.js'
 import { writeAudit } from './audit.js'
@@ -16,6 +17,7 @@ import { type Row, rowsJson, type Sql, type Tx } from './sql.js'
 export interface PlannedTask {
   readonly task: NewTask
   readonly opening: Opening
+  readonly marks: readonly Mark[]
   readonly context: Context
 }
 
@@ -46,7 +48,7 @@ export async function insertTasks(tx: Tx, planned: readonly PlannedTask[], now: 
   )
   await writeAudit(
     tx,
-    planned.map(p => taskOpened(p.task, p.opening.deadlineAt, p.context)),
+    planned.map(p => taskOpened(p.task, p.opening.deadlineAt, p.marks, p.context)),
   )
   const opened = new Map(rows.map(r => [r.id, toTask(r)]))
   return planned.map(p => opened.get(p.task.id) as Task)
@@ -81,7 +83,7 @@ export function taskStore(sql: Sql): TaskStore {
         const facts = await readFacts(tx, above, [...openScopes(task), ...[...above.values()].flatMap(workloadScopes)], runKeys(task.attestation))
         const opening = judgeOpening(facts, task)
         await consume(tx, marks)
-        const [opened] = await insertTasks(tx, [{ task, opening, context }], facts.now)
+        const [opened] = await insertTasks(tx, [{ task, opening, marks, context }], facts.now)
         await writeDecisions(
           tx,
           decisions.map(d => ({ decision: { ...d, task: task.id }, context })),

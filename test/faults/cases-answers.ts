@@ -2,7 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { issued } from './cases-revoke.js'
 import { things } from './cases-vault.js'
-import { clientsOf, type Entry, type Held } from './ledger.js'
+import { clientsOf } from './clients.js'
+import type { Entry, Held } from './ledger.js'
 import { rowOf, when } from './queues.js'
 import type { Case, Report } from './report.js'
 import { askVault } from './upstream.js'
@@ -64,7 +65,7 @@ async function issuing(world: World, c: Case, broker: Broker, line: RegExp): Pro
   for (const form of FORMS) {
     const held = await clients.opened()
     const forged = world.proxy.forge(line, form)
-    const entry = await clients.issue(held, 'db', 60)
+    const entry = await clients.issue(held, 'db', { ttlSeconds: 60 })
     c.expect(forged.left() === 0, `${form.name}: nobody asked`)
     forged.release()
     heard.push({ form, held, entry })

@@ -3,8 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Child } from '../../src/dev/process.js'
 import { EXPIRE_QUEUE, WORKER_OPTIONS } from '../../src/queue/jobs.js'
 import { ends, issued, ONE_JOB } from './cases-revoke.js'
+import { clientsOf } from './clients.js'
 import { isStopped } from './formation.js'
-import { clientsOf, type Held } from './ledger.js'
+import type { Held } from './ledger.js'
 import { DESTROY_QUEUE, FIRST_SWEEP_MS, handOn, PREFIX, putOff, redisOf, rowOf, when } from './queues.js'
 import type { Case, Report } from './report.js'
 import { kill, TIMERS, type World } from './world.js'
@@ -22,7 +23,7 @@ async function endsByClock(world: World, c: Case, name: string, aheadMs: number)
   try {
     const clients = clientsOf(world, at, c.ledger)
     const all = [await clients.opened(), await clients.opened()]
-    for (const [i, held] of all.entries()) await clients.issue(held, 'jwt', LIFE_SECONDS + i)
+    for (const [i, held] of all.entries()) await clients.issue(held, 'jwt', { ttlSeconds: LIFE_SECONDS + i })
     const rows = await Promise.all(all.map(h => rowOf(world, h.task)))
     const end = Math.max(...rows.map(r => r.expiresAt))
     const jobs = rows.map(r => `expire_${Math.floor(r.expiresAt / 1000) + 1}`)

@@ -1,8 +1,9 @@
 /** Owns F39: the broker killed at every step of the issue walk, and what is left at Vault and at the target. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FAILPOINTS, type Failpoint } from '../../src/failpoint.js'
+import { clientsOf } from './clients.js'
 import { auditMark } from './invariants.js'
-import { clientsOf, type Ledger, newLedger } from './ledger.js'
+import { type Ledger, newLedger } from './ledger.js'
 import { shuffled } from './load.js'
 import { type Report, say } from './report.js'
 import { clearedWithin, type Thing, text, upstream } from './upstream.js'
@@ -42,7 +43,7 @@ async function killedAt(world: World, ledger: Ledger, step: Failpoint, broker: B
   const before = new Set((await upstream(world)).map(text))
   const clients = clientsOf(world, broker, ledger)
   const held = await clients.opened()
-  const answer = await clients.issue(held, 'db', TTL_SECONDS)
+  const answer = await clients.issue(held, 'db', { ttlSeconds: TTL_SECONDS })
   for (let i = 0; i < 100 && !broker.child.hasEnded(); i++) await sleep(20)
   if (!broker.child.hasEnded()) throw new Error(`the broker was not killed at ${step}: ${answer.status}`)
   const made = (await upstream(world)).filter(t => !before.has(text(t)) && !t.id.startsWith('unreadable'))
@@ -107,7 +108,7 @@ export async function issueCases(world: World, report: Report, seed: number): Pr
       async c => {
         const clients = clientsOf(world, healthy, c.ledger)
         const held = await clients.opened()
-        const made = await clients.issue(held, 'db', TTL_SECONDS)
+        const made = await clients.issue(held, 'db', { ttlSeconds: TTL_SECONDS })
         c.expect(made.status === 201 && (await clients.complete(held)).status === 200, 'an issue without a fault did not succeed')
         const { rows } = await c.judge()
         return `${rows} rows`

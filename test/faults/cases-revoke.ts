@@ -2,9 +2,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Child } from '../../src/dev/process.js'
 import type { Failpoint } from '../../src/failpoint.js'
+import { type Clients, clientsOf } from './clients.js'
 import { isStopped } from './formation.js'
 import { auditMark } from './invariants.js'
-import { type Clients, clientsOf, type Held, type Ledger, newLedger } from './ledger.js'
+import { type Held, type Ledger, newLedger } from './ledger.js'
 import { type Report, say } from './report.js'
 import { type Broker, kill, NEVER_MS, type World } from './world.js'
 

@@ -1,7 +1,7 @@
 /** Owns what happens to the store and to us under load: F34, F40, F41, I8. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { LOAD_TIMERS } from './cases-redis.js'
-import { clientsOf } from './ledger.js'
+import { clientsOf } from './clients.js'
 import { tally, underLoad } from './load.js'
 import type { Report } from './report.js'
 import { kill, type World } from './world.js'
@@ -119,7 +119,7 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
       }
       c.expect((await clients.introspect(alive.credential?.secret.token as string)) === true, 'the twin that nobody revoked is refused')
       const replayed = await clients.replay(byHolder)
-      c.expect(replayed >= 400 && replayed < 500, `evidence used before the restart was answered ${replayed}`)
+      c.expect(replayed !== null && replayed >= 400 && replayed < 500, `evidence used before the restart was answered ${replayed}`)
       await clients.complete(alive)
       const { slowestMs } = await c.judge()
       return `refused at once; evidence used before is answered ${replayed}; dead at the target within ${slowestMs} ms, judged ${Date.now() - since} ms after the start`

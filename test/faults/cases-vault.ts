@@ -1,8 +1,8 @@
 /** Owns what Vault and time do to the issue walk: F03, F26, F28, F30, F33, F44. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { dashed } from '../../src/domain/ids.js'
+import { clientsOf } from './clients.js'
 import { endAll, type Stopped, stoppedAt } from './formation.js'
-import { clientsOf } from './ledger.js'
 import type { Hold } from './proxy.js'
 import type { Case, Report } from './report.js'
 import { askVault, listAccessors, text, upstream } from './upstream.js'
@@ -109,7 +109,10 @@ export async function vaultCases(world: World, report: Report): Promise<void> {
         await c.judge()
         const clients = clientsOf(world, other, c.ledger)
         const held = await clients.opened()
-        c.expect((await clients.issue(held, 'db', 60)).status === 201 && (await clients.complete(held)).status === 200, 'nothing is issued after the unseal')
+        c.expect(
+          (await clients.issue(held, 'db', { ttlSeconds: 60 })).status === 201 && (await clients.complete(held)).status === 200,
+          'nothing is issued after the unseal',
+        )
       } finally {
         await kill(other.child)
       }
@@ -175,10 +178,10 @@ async function lateAnswers(world: World, report: Report, inTurn: InTurn): Promis
       const asked = await inTurn(async () => {
         const held = [await slow.opened(), await soon.opened()] as const
         const mint = world.proxy.hold('answer', MINT, { ms: 13_000 })
-        const issuing = slow.issue(held[0], 'db', 60)
+        const issuing = slow.issue(held[0], 'db', { ttlSeconds: 60 })
         await mint.met
         const create = world.proxy.hold('answer', CREATE, { ms: 3_000 })
-        const creating = soon.issue(held[1], 'db', 60)
+        const creating = soon.issue(held[1], 'db', { ttlSeconds: 60 })
         await create.met
         return { held, answers: Promise.all([issuing, creating]) }
       })
@@ -211,7 +214,7 @@ async function lateRevocation(world: World, report: Report): Promise<void> {
     await report.case('F03 the answer of a revocation comes after our deadline (10 s), though it was done', async c => {
       const clients = clientsOf(world, at, c.ledger)
       const held = await clients.opened()
-      await clients.issue(held, 'db', 300)
+      await clients.issue(held, 'db', { ttlSeconds: 300 })
       const hold = world.proxy.hold('answer', REVOKE, { ms: 12_000 })
       await clients.complete(held)
       await hold.met
@@ -224,7 +227,7 @@ async function lateRevocation(world: World, report: Report): Promise<void> {
     await report.case('F03 and F30 twin: the same acts without a held answer', async c => {
       const clients = clientsOf(world, at, c.ledger)
       const held = await clients.opened()
-      c.expect((await clients.issue(held, 'db', 60)).status === 201 && (await clients.complete(held)).status === 200, 'not every act succeeded')
+      c.expect((await clients.issue(held, 'db', { ttlSeconds: 60 })).status === 201 && (await clients.complete(held)).status === 200, 'not every act succeeded')
       const { slowestMs } = await c.judge()
       return `revoked after ${slowestMs} ms`
     })
@@ -245,7 +248,7 @@ async function lostLease(world: World, report: Report, inTurn: InTurn): Promise<
         const clients = clientsOf(world, broker, c.ledger)
         const held = await clients.opened()
         const hold = world.proxy.hold(what, MINT)
-        const answer = clients.issue(held, 'db', 120)
+        const answer = clients.issue(held, 'db', { ttlSeconds: 120 })
         await hold.met
         if (what === 'answer') await sleep(500)
         await kill(broker.child)

@@ -1,7 +1,7 @@
 /** Owns the armed failpoints of a fault run: resolved in the place of src/failpoint.ts under `--conditions=curfew-faults`, and never otherwise. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FAILPOINTS, type Failpoint } from '../../src/failpoint.js'
-import { breakFence } from './broken.js'
+import { breakGuard } from './broken.js'
 
 export { FAILPOINTS, type Failpoint }
 
@@ -9,7 +9,7 @@ export { FAILPOINTS, type Failpoint }
 const [at, how] = (process.env.CURFEW_FAILPOINT ?? '').split('=')
 let hasSlept = false
 
-if (process.env.CURFEW_BREAK === 'version-fence') breakFence()
+if (process.env.CURFEW_BREAK) breakGuard(process.env.CURFEW_BREAK)
 
 export async function fp(here: Failpoint): Promise<void> {
   if (here !== at || how === undefined) return

@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Failpoint } from '../../src/failpoint.js'
-import { type Clients, clientsOf, type Entry, type Held, type Ledger } from './ledger.js'
+import { type Clients, clientsOf } from './clients.js'
+import type { Entry, Held, Ledger } from './ledger.js'
 import { type Broker, kill, NEVER_MS, type Start, type World } from './world.js'
 
 export interface Stopped {
@@ -31,7 +32,7 @@ export async function stoppedAt(world: World, ledger: Ledger, steps: readonly Fa
       const broker = brokers[i] as Broker
       const clients = clientsOf(world, broker, ledger)
       const held = await clients.opened()
-      const answer = clients.issue(held, 'db', TTL_SECONDS)
+      const answer = clients.issue(held, 'db', { ttlSeconds: TTL_SECONDS })
       const { pid } = broker.child.mark
       for (let n = 0; n < 500 && !isStopped(pid); n++) await sleep(10)
       if (!isStopped(pid)) throw new Error(`the broker did not stop at ${step}: ${JSON.stringify(await answer)}`)

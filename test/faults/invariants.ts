@@ -3,6 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { BOUND_MS, type Entry, type Ledger } from './ledger.js'
 import { LOAD_SWEEP_MS } from './load.js'
+import { narrowing } from './narrowing.js'
+import { oneTime } from './one-time.js'
 import { clearedWithin, text } from './upstream.js'
 import type { World } from './world.js'
 
@@ -13,14 +15,14 @@ export interface Findings {
   readonly orphans: string[]
 }
 
-interface AuditRow {
+export interface AuditRow {
   readonly id: string
   readonly at: number
   readonly kind: string
   readonly subject: string | null
-  readonly data: { readonly decision?: string }
+  readonly data: { readonly decision?: string; readonly evidence?: string; readonly parent?: string | null; readonly grant?: string | null }
 }
-interface Row {
+export interface Row {
   readonly id: string
   readonly task: string
   readonly state: string
@@ -50,6 +52,7 @@ export async function check(world: World, ledger: Ledger, since: number): Promis
     [since],
   )
   findings.violations.push(...acceptedTooLong(ledger), ...nothingReturns(audit, rows), ...evidenceFirst(ledger, audit), ...outages(ledger))
+  findings.violations.push(...(await oneTime(world, ledger, audit)), ...(await narrowing(world, ledger)))
   acknowledged(ledger, audit, rows, findings)
   await refusedAtTarget(ledger, rows, findings)
   const { left } = await clearedWithin(world, {}, ORPHAN_MS)
@@ -75,13 +78,13 @@ async function quiet(world: World, ledger: Ledger): Promise<readonly Row[]> {
 }
 
 /** I1, by introspection. */
-const acceptedTooLong = (ledger: Ledger): string[] =>
+export const acceptedTooLong = (ledger: Ledger): string[] =>
   ledger.late
     .filter(l => l.askedAt > (l.isBySignal ? Math.max(l.from, ledger.healedAt + LOAD_SWEEP_MS) : l.from) + BOUND_MS)
     .map(l => `I1 ${l.credential} is accepted ${l.askedAt - l.from} ms after its end`)
 
 /** I3: what each row went through, as the audit tells it in the order of commits. */
-function nothingReturns(audit: readonly AuditRow[], rows: readonly Row[]): string[] {
+export function nothingReturns(audit: readonly AuditRow[], rows: readonly Row[]): string[] {
   const FROM: Readonly<Record<string, readonly [readonly string[], string | null]>> = {
     'credential.intended': [['none'], 'pending'],
     'credential.handle_recorded': [['pending'], null],
@@ -110,12 +113,14 @@ function nothingReturns(audit: readonly AuditRow[], rows: readonly Row[]): strin
 }
 
 /** I4, and the half of I8 that is seen from outside: a secret left, so its decision, its row and its audit rows had been committed. */
-function evidenceFirst(ledger: Ledger, audit: readonly AuditRow[]): string[] {
+export function evidenceFirst(ledger: Ledger, audit: readonly AuditRow[]): string[] {
   const wrong: string[] = []
   const at = new Map(audit.map(a => [`${a.kind} ${a.subject}`, a.at]))
   for (const e of delivered(ledger)) {
     const issued = at.get(`credential.issued ${e.subject}`)
-    if (issued === undefined || issued > e.ackAt) wrong.push(`I4 ${e.subject} was delivered at ${e.ackAt}, its audit row is of ${issued ?? 'never'}`)
+    // The client's clock tells whole milliseconds.
+    if (issued === undefined || Math.floor(issued) > e.ackAt)
+      wrong.push(`I4 ${e.subject} was delivered at ${e.ackAt}, its audit row is of ${issued ?? 'never'}`)
     if (!e.decision || !at.has(`decision.permitted ${e.decision}`)) wrong.push(`I8 ${e.subject} was delivered without its decision in evidence`)
   }
   return wrong
@@ -124,23 +129,28 @@ function evidenceFirst(ledger: Ledger, audit: readonly AuditRow[]): string[] {
 const delivered = (ledger: Ledger) => ledger.entries.filter(e => e.op === 'issue' && e.subject !== null)
 
 /** I8: asked for and answered while the store could not be written. */
-const outages = (ledger: Ledger): string[] =>
+export const outages = (ledger: Ledger): string[] =>
   ledger.outages.flatMap(({ from, to }) =>
     ledger.entries.filter(e => e.subject !== null && e.sentAt >= from && e.ackAt <= to).map(e => `I8 ${e.op} ${e.subject} was acknowledged without a store`),
   )
 
-const EVIDENCE: Readonly<Record<Entry['op'], string>> = {
+/** A heartbeat is no decision, and has no row of its own. */
+const EVIDENCE: Readonly<Record<Entry['op'], string | null>> = {
   open: 'task.opened',
   issue: 'credential.issued',
+  delegate: 'task.delegated',
+  heartbeat: null,
   complete: 'revocation.committed',
   revoke: 'revocation.committed',
   signal: 'signal.received',
 }
 
 /** I6 and nothing lost: one audit row for each acknowledged act, and the act's effect in the rows. */
-function acknowledged(ledger: Ledger, audit: readonly AuditRow[], rows: readonly Row[], findings: Findings): void {
+export function acknowledged(ledger: Ledger, audit: readonly AuditRow[], rows: readonly Row[], findings: Findings): void {
   const count = new Map<string, number>()
-  for (const a of audit) count.set(`${a.kind} ${a.subject}`, (count.get(`${a.kind} ${a.subject}`) ?? 0) + 1)
+  // A delegation is told of the task that it hands on, and named by its grant.
+  const named = (a: AuditRow) => `${a.kind} ${a.kind === 'task.delegated' ? a.data.grant : a.subject}`
+  for (const a of audit) count.set(named(a), (count.get(named(a)) ?? 0) + 1)
   const expectOne = (e: Entry, kind: string, subject: string) => {
     const n = count.get(`${kind} ${subject}`) ?? 0
     if (n === 0) findings.lost.push(`I6 ${e.op} ${subject} was acknowledged and has no ${kind}`)
@@ -148,7 +158,8 @@ function acknowledged(ledger: Ledger, audit: readonly AuditRow[], rows: readonly
   }
   for (const e of ledger.entries) {
     if (e.subject === null) continue
-    expectOne(e, EVIDENCE[e.op], e.subject)
+    const evidence = EVIDENCE[e.op]
+    if (evidence !== null) expectOne(e, evidence, e.subject)
     if (e.op === 'complete') expectOne(e, 'task.ended', e.task)
     if (e.op === 'signal') expectOne(e, 'signal.handled', e.subject)
     if (e.op === 'issue' && !rows.some(r => r.id === e.subject)) findings.lost.push(`${e.subject} was delivered and has no row`)

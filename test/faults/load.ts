@@ -1,9 +1,10 @@
 /** Owns the load of a run: clients whose sequence of acts follows from a seed, and the ending of what they still hold. */
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Clients, clientsOf, type Entry, startProber } from './ledger.js'
+import { type Clients, clientsOf } from './clients.js'
+import { type Entry, type Held, startProber } from './ledger.js'
 import type { Case } from './report.js'
-import type { Endpoint, World } from './world.js'
+import { DB, type Endpoint, JWT, type World } from './world.js'
 
 export type Random = () => number
 
@@ -33,7 +34,7 @@ export const LOAD_SWEEP_MS = 1_000
 /** In production 90 s: what dies between 4a and 4b leaves a token that nobody can name, and its run waits for the switch. */
 export const LOAD_SWITCH_SECONDS = 10
 
-/** One client: a task, a credential, a while, one of the ways to end it; and again, until it is called off. */
+/** One client: a task, a credential, sometimes a task below it or a thing shown twice, a while, one of the ways to end it; and again, until it is called off. */
 async function live(clients: Clients, random: Random, goesOn: () => boolean): Promise<void> {
   while (goesOn()) {
     const held = await clients.open()
@@ -41,11 +42,23 @@ async function live(clients: Clients, random: Random, goesOn: () => boolean): Pr
       await sleep(100)
       continue
     }
-    await clients.issue(held, random() < 0.5 ? 'jwt' : 'db')
+    await clients.issue(held, random() < 0.5 ? 'jwt' : 'db', random() < 0.2 ? { fresh: true } : {})
+    const child = random() < 0.3 ? await delegateTo(clients, held, random) : null
+    if (random() < 0.3) await clients.replay(child ?? held, pick(random, ['evidence', 'proof', 'grant'] as const))
     await sleep(random() * 200)
     const end = pick(random, ['complete', 'revoke', 'signal'] as const)
     if (held.credential || end === 'complete') await clients[end](held)
   }
+}
+
+/** A task below that may do one of two things, does it, and now and then asks for the other. */
+export async function delegateTo(clients: Clients, held: Held, random: Random): Promise<Held | null> {
+  const [mine, other] = random() < 0.5 ? (['jwt', 'db'] as const) : (['db', 'jwt'] as const)
+  const child = await clients.delegate(held, { capabilities: [mine === 'jwt' ? JWT : DB], evidence: random() < 0.5 })
+  if (!child) return null
+  await clients.issue(child, mine)
+  if (random() < 0.3) await clients.issue(child, other, { hostile: true })
+  return child
 }
 
 /** What a client still holds is ended, over and over until that is acknowledged: an act that can never be ended would be no act of revocation. */

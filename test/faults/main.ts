@@ -1,6 +1,7 @@
 /** Owns `npm run test:faults`: which walks are run, and the order of their cases. */
 import { parseArgs } from 'node:util'
 import { isAbsent } from '../../src/dev/find.js'
+import { BREAKS } from './broken.js'
 import { answerCases } from './cases-answers.js'
 import { clockCases, stillCases } from './cases-clock.js'
 import { embeddedCases } from './cases-embedded.js'
@@ -15,7 +16,7 @@ import { newReport, say, writeReport } from './report.js'
 import { sinkCases } from './sinks.js'
 import { buildWorld, TIMERS } from './world.js'
 
-const USAGE = 'usage: npm run test:faults -- [issue|revoke] [--seed N] [--long] [--report FILE] | --runs N [--seed S] [--break version-fence]'
+const USAGE = 'usage: npm run test:faults -- [issue|revoke] [--seed N] [--long] [--report FILE] | --runs N [--seed S] [--break version-fence|single-use]'
 
 const NOT_RUN = 'F25 not run: Vault calls a lease irrevocable after six attempts of its own, which take 310 to 930 s; F24 has the outage without it'
 const WALKS = ['issue', 'revoke']
@@ -35,7 +36,7 @@ function asked() {
       },
     })
     const numbers = [values.seed, values.runs ?? '1'].every(n => /^\d{1,9}$/.test(n))
-    const isBreakKnown = values.break === undefined || (values.break === 'version-fence' && values.runs !== undefined)
+    const isBreakKnown = values.break === undefined || (Object.hasOwn(BREAKS, values.break) && values.runs !== undefined)
     if (numbers && isBreakKnown && positionals.every(walk => WALKS.includes(walk))) return { walks: positionals.length > 0 ? positionals : WALKS, values }
   } catch {
     // The usage says it.

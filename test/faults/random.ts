@@ -1,12 +1,13 @@
 /** Owns `--runs N --seed S`: random schedules of acts and faults, each reproducible from its seed in what is done when, judged by the clients' own ledger. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Child } from '../../src/dev/process.js'
-import { type Clients, clientsOf, type Held, startProber } from './ledger.js'
-import { endHeld, LOAD_SWEEP_MS, LOAD_SWITCH_SECONDS, pick, type Random, randomOf } from './load.js'
+import { type Clients, clientsOf } from './clients.js'
+import { type Held, startProber } from './ledger.js'
+import { delegateTo, endHeld, LOAD_SWEEP_MS, LOAD_SWITCH_SECONDS, pick, type Random, randomOf } from './load.js'
 import { type Case, type Report, say } from './report.js'
 import { type Broker, type Endpoint, kill, type World } from './world.js'
 
-const ACTS = ['issue jwt', 'issue db', 'complete', 'revoke', 'revoke while made', 'signal'] as const
+const ACTS = ['issue jwt', 'issue db', 'complete', 'revoke', 'revoke while made', 'signal', 'delegate', 'show again'] as const
 const FAULTS = ['kill broker', 'kill worker', 'flushall', 'stop redis', 'cut vault', 'stop broker'] as const
 type Act = (typeof ACTS)[number]
 type Fault = (typeof FAULTS)[number]
@@ -48,7 +49,7 @@ export async function randomRuns(world: World, report: Report, options: { runs: 
   const startBroker = (at?: Endpoint) =>
     world.broker({ timers, failpoint: `issue.4c=delay:${SETTLE_DELAY_MS}`, ...(at ? { at } : {}), ...(broken ? { broken } : {}) })
   // The store has two guards of its own behind the fence, and each of them alone would stop what the broken statement tries.
-  if (broken) await world.rows('store', 'alter table curfew.credentials disable trigger guard_state, drop constraint credentials_check')
+  if (broken === 'version-fence') await world.rows('store', 'alter table curfew.credentials disable trigger guard_state, drop constraint credentials_check')
   const [broker, worker] = await Promise.all([startBroker(), world.worker({ timers })])
   const pair: Pair = { broker, worker }
   const faults = faultsOf(world, pair, startBroker, () => world.worker({ timers }))
@@ -101,7 +102,7 @@ async function run(
   await prober.stop()
   const { slowestMs } = await c.judge()
   const acknowledged = c.ledger.entries.filter(e => e.subject !== null).length
-  return `${acknowledged} of ${c.ledger.entries.length} acts acknowledged, ${c.ledger.probes} probes, slowest confirmation ${slowestMs} ms`
+  return `${acknowledged} of ${c.ledger.entries.length} acts acknowledged, ${c.ledger.hostile.length} shown again or too wide, ${c.ledger.probes} probes, slowest confirmation ${slowestMs} ms`
 }
 
 async function actOf(world: World, clients: Clients, own: Held[], random: Random, act: Act): Promise<void> {
@@ -117,7 +118,12 @@ async function actOf(world: World, clients: Clients, own: Held[], random: Random
   }
   const live = own.filter(h => h.refusedFrom === null)
   const held = live[Math.floor(choice * live.length)]
-  if (held) await clients[act](held)
+  if (!held) return
+  if (act === 'delegate') {
+    const child = await delegateTo(clients, held, random)
+    if (child?.credential) own.push(child)
+  } else if (act === 'show again') await clients.replay(held, pick(random, ['evidence', 'proof', 'grant'] as const))
+  else await clients[act](held)
 }
 
 /** By the holder, who gives back what is still being made: the task goes on and nobody is barred, so that nothing but the row's own fence stops it. */

@@ -2,7 +2,8 @@
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { newId } from '../../src/domain/ids.js'
-import { clientsOf, handed, newLedger } from './ledger.js'
+import { clientsOf } from './clients.js'
+import { handed, newLedger } from './ledger.js'
 import type { Report } from './report.js'
 import { kill, type World } from './world.js'
 

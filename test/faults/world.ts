@@ -30,6 +30,7 @@ export const NEVER_MS = 3_600_000
 export const DB = 'db/orders-ro'
 export const JWT = 'api/orders'
 export const SIGNAL_SOURCE = 'edr'
+export const AUDIENCE = 'https://orders.faults/'
 
 export interface Endpoint {
   readonly url: string
@@ -301,7 +302,7 @@ function settings(place: Place, at: Endpoint, start: Start, level: string): obje
     signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
     vault: { ...place.orders.vault, address: place.proxy.address },
     issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: place.issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
-    audiences: [{ name: 'orders', uri: 'https://orders.faults/', secret: { env: 'ORDERS_SECRET' } }],
+    audiences: [{ name: 'orders', uri: AUDIENCE, secret: { env: 'ORDERS_SECRET' } }],
     capabilities: [
       place.orders.capability(DB),
       { name: JWT, summary: 'read orders over HTTP', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },

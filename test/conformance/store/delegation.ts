@@ -4,6 +4,7 @@ import type { Acting } from '../../../src/domain/actors.js'
 import { namedId, newId } from '../../../src/domain/ids.js'
 import { byAttributes } from '../../../src/domain/revocation.js'
 import type { Task } from '../../../src/domain/task.js'
+import type { Mark } from '../../../src/domain/workload.js'
 import type { Store } from '../../../src/ports.js'
 import { active, attestation, childOf, context, grantFor, intendOne, type MakeStore, mark, minted, openTask, operator, quarantine } from './fixtures.js'
 
@@ -49,6 +50,17 @@ export function testDelegation(name: string, makeStore: MakeStore): void {
       expect(results.filter(r => r.status === 'fulfilled')).toHaveLength(1)
       for (const r of results)
         if (r.status === 'rejected') expect(r.reason).toMatchObject({ code: 'attestation_refused', facts: { reason: 'replayed', field: 'parent_grant' } })
+    })
+
+    it('tells in evidence which grant opened a task, alone or with its first credential, and of the others that none did', async () => {
+      const { store } = await makeStore()
+      const top = await openTask(store)
+      const [one, other] = [1, 2].map(() => mark(store, { namespace: 'grant', id: newId('grant') })) as [Mark, Mark]
+      const child = await store.tasks.open(childOf(store, top), [], [mark(store), one], context)
+      const task = childOf(store, top)
+      await store.credentials.record(grantFor(store, task), minted(), { marks: [other], context, open: { task, decisions: [] } })
+      const told = async (id: string) => (await store.audit.list({ subject: id, kind: 'task.opened', limit: 1 }))[0]?.data.grant
+      expect([await told(child.id), await told(task.id), await told(top.id)]).toEqual([one.id, other.id, null])
     })
 
     for (const kind of ['identity of the top', 'identity in the middle', 'issuer of the top', 'all', 'task', 'attributes'] as const) {
