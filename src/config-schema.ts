@@ -2,6 +2,9 @@
 import { z } from 'zod'
 import type { Secret } from './domain/secret.js'
 
+/** The `max-age` of the key set (src/http/metadata.ts), what a replica may lag behind the store, and some time on the way. Seconds. */
+export const PUBLISH_AHEAD_MIN = 360
+
 const name = z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, 'must be lower-case letters, digits and -, starting with a letter')
 const capabilityName = z
   .string()
@@ -286,6 +289,11 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       if (!config.server.url.startsWith('https://')) refuse(['server', 'url'], 'must be https outside dev mode')
       if (config.store.kind === 'memory') refuse(['store', 'kind'], 'memory is for dev, demo and tests: it forgets every revocation at exit')
       if (config.queue.kind === 'memory') refuse(['queue', 'kind'], 'memory is for dev, demo and tests')
+      if (config.signer.publishAheadSeconds < PUBLISH_AHEAD_MIN)
+        refuse(
+          ['signer', 'publishAheadSeconds'],
+          `must be ${PUBLISH_AHEAD_MIN} or more: verifiers may keep our key set for 300 s, and would refuse a key that they do not know`,
+        )
     }
     const uris = new Map<string, number>()
     for (const [i, a] of config.audiences.entries()) {

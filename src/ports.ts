@@ -102,6 +102,8 @@ export interface Signer {
   sign(keyClass: KeyClass, typ: string, claims: JWTPayload, alg: SigningAlg): Promise<{ token: string; kid: string }>
   /** Public keys that verifiers may meet: current, next, and retired ones whose last token may live. */
   jwks(keyClass: KeyClass): Awaitable<{ keys: JWK[] }>
+  /** Learns at once what other processes did to the keys. */
+  refresh(): Awaitable<void>
 }
 
 /** Only the database's time decides; this is the process's best knowledge of it. MUST throw CurfewError(unavailable) when it has none. */
@@ -240,6 +242,11 @@ export interface CommitOptions {
   readonly plan?: PlanId
   /** Refuses new credentials of the same selector from the same commit on. */
   readonly quarantine?: NewQuarantine
+  /**
+   * Of a `key`, for one that others may hold: from the same commit on it is not published, and what bears it is refused whatever its `iat`.
+   * Throws `conflict` while it signs, and `not_found` for no key of ours.
+   */
+  readonly withdraw?: true
   /** Scoped to the actor. The same key and request once more answers the first act and does nothing. */
   readonly idempotency?: { readonly key: string; readonly hash: string }
 }
@@ -318,8 +325,8 @@ export interface KeyStore {
   list(): Promise<readonly SealedKey[]>
   /** Inserts; of two processes that create the first key of a class and alg at once, one wins and both read it. */
   add(key: Omit<SealedKey, 'createdAt' | 'activatesAt' | 'retiresAt'> & { activatesInSeconds: number }, context: Context): Promise<SealedKey>
-  /** `next → current` when its time has come; the former current is `retired` until `retainSeconds` from now. */
-  promote(kid: string, retainSeconds: number, context: Context): Promise<void>
+  /** `next → current` when its time has come, or `early`; the former current is `retired` until `retainSeconds` from now. */
+  promote(kid: string, retainSeconds: number, context: Context, options?: { readonly early?: boolean }): Promise<void>
 }
 
 export interface GuardStore {

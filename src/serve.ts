@@ -27,6 +27,7 @@ export const feedOf = (app: App): Replica =>
     clock: app.store.clock,
     pollMs: app.config.timers.pollMs,
     listen: onRing => app.doorbell.listen(onRing),
+    onKeyRevoked: () => void app.signer.refresh().catch(error => app.log.error({ err: error }, 'the signing keys could not be refreshed')),
     log: app.log,
   })
 

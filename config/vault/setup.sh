@@ -6,6 +6,7 @@
 #   TARGET_URL_TEMPLATE   postgresql://{{username}}:{{password}}@db.example:5432/orders?sslmode=verify-full
 #   TARGET_ADMIN_USER     a login at the target that may create and drop roles, and end their sessions
 #   TARGET_ADMIN_PASSWORD
+#   SIGNER                transit: also makes the key that signer.kind transit asks for, and lets the issuer use it (optional)
 #   OUT                   where the three identities are written, one file each, for their owner alone
 #
 # Of the role: the shipped statements end sessions. The default ones do not, and an open session then reads on (real-parts.md 2).
@@ -45,9 +46,19 @@ printf '{"plugin_name": "postgresql-database-plugin", "allowed_roles": ["orders-
 printf '{"db_name": "orders", "creation_statements": ["%s"], "revocation_statements": ["%s"], "default_ttl": "900s", "max_ttl": "900s"}' \
   "$(json <"$here/create.sql")" "$(json <"$here/revoke.sql")" | call POST database/roles/orders-ro
 
+# It never leaves Vault. Rotate it as you like; version 1 must stay, for digests are made with it.
+signer=
+if [ "${SIGNER:-}" = transit ]; then
+  echo '{"type": "transit"}' | call POST sys/mounts/transit
+  echo '{"type": "aes256-gcm96"}' | call POST transit/keys/curfew
+  printf '{"policy": "%s"}' "$(json <"$here/signer.hcl")" | call PUT sys/policies/acl/curfew-signer
+  signer=', "curfew-signer"'
+fi
+
 echo '{"type": "approle"}' | call POST sys/auth/approle
 for name in issuer revoker reconciler; do
-  printf '{"token_policies": ["curfew-%s"], "token_no_default_policy": true, "token_ttl": "1h", "token_max_ttl": "24h", "secret_id_ttl": "0"}' "$name" | call POST "auth/approle/role/curfew-$name"
+  also=; [ "$name" = issuer ] && also=$signer
+  printf '{"token_policies": ["curfew-%s"%s], "token_no_default_policy": true, "token_ttl": "1h", "token_max_ttl": "24h", "secret_id_ttl": "0"}' "$name" "$also" | call POST "auth/approle/role/curfew-$name"
   printf '{"role_id": "curfew-%s"}' "$name" | call POST "auth/approle/role/curfew-$name/role-id"
   echo '{}' | call POST "auth/approle/role/curfew-$name/secret-id"
   field secret_id >"$OUT/vault-$name-secret-id"

@@ -12,8 +12,9 @@ export async function readAddressedToken(
   profile: JwsProfile,
   refuse: (reason: string) => CurfewError,
 ): Promise<JWTPayload & { readonly exp: number }> {
-  const payload = await readOwnToken(token, () => deps.signer.jwks('task'), profile)
-  if (!payload) throw refuse('key_unknown')
+  const read = await readOwnToken(token, () => deps.signer.jwks('task'), profile)
+  if (!read) throw refuse('key_unknown')
+  const { payload } = read
   if (payload.iss !== deps.serverUrl) throw refuse('issuer_mismatch')
   if (payload.aud !== deps.serverUrl) throw refuse('audience_mismatch')
   const { exp } = payload

@@ -18,14 +18,16 @@ export async function introspect(deps: BrokerDeps, audience: Audience, token: st
   const read = await readAccessToken(deps, token)
   if (!read || read.claims.aud !== audience.uri) return null
   const credential = await deps.store.credentials.live(read.id)
-  return credential ? { credential, claims: read.claims } : null
+  // Under the name of a live credential a stolen key could write any claims: it must be the key that signed the one we issued.
+  return credential && credential.kid === read.kid ? { credential, claims: read.claims } : null
 }
 
 /** An access token of ours by its signature; null for all else. Says nothing about whether it is live. */
-export async function readAccessToken(deps: BrokerDeps, token: string): Promise<{ id: Credential['id']; claims: JWTPayload } | null> {
+export async function readAccessToken(deps: BrokerDeps, token: string): Promise<{ id: Credential['id']; kid: string; claims: JWTPayload } | null> {
   try {
-    const payload = await readOwnToken(token, () => deps.signer.jwks('access'), PROFILE)
-    return payload?.iss === deps.serverUrl && isId('credential', payload.jti) ? { id: payload.jti, claims: payload } : null
+    const read = await readOwnToken(token, () => deps.signer.jwks('access'), PROFILE)
+    const claims = read?.payload
+    return read && claims?.iss === deps.serverUrl && isId('credential', claims.jti) ? { id: claims.jti, kid: read.kid, claims } : null
   } catch (error) {
     // Whatever a stranger sends is simply not one of ours; our own failures are not the token's.
     if (error instanceof CurfewError && error.code !== 'unavailable') return null

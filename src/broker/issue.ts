@@ -96,8 +96,18 @@ export async function issueGrant(deps: BrokerDeps, grant: Grant, options: Intend
 
 /** Local kinds: a signed secret without a committed row is garbage that nobody holds, so one transaction after signing is enough. */
 async function signAndRecord(deps: BrokerDeps, engine: CredentialEngine, grant: Grant, options: IntendOptions, signal: AbortSignal): Promise<Issued> {
-  const minted = await engine.mint(grant, null, signal)
-  return { credential: await deps.store.credentials.record(grant, minted, options), secret: minted.secret }
+  const signed = async (): Promise<Issued> => {
+    const minted = await engine.mint(grant, null, signal)
+    return { credential: await deps.store.credentials.record(grant, minted, options), secret: minted.secret }
+  }
+  try {
+    return await signed()
+  } catch (error) {
+    if (!(error instanceof CurfewError) || error.facts.reason !== 'key_revoked') throw error
+    // The key was withdrawn while we held it to be good: once more, with the one that took its place.
+    await deps.signer.refresh()
+    return signed()
+  }
 }
 
 /** Kinds that live at a target. Whatever fails after `intend` ends in a revocation; what that cannot finish, the sweep will. */

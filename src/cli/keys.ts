@@ -1,20 +1,26 @@
-/** Owns `curfew keys`: which keys sign, and the next ones. */
+/** Owns `curfew keys`: which keys sign, the next ones, and the end of one. */
 import { Command, Option } from 'commander'
 import type { KeyClass } from '../domain/signing-key.js'
+import type { LoadedSigner } from '../signers/key-ring.js'
 import type { KeyView } from '../signers/keys.js'
-import { type LocalFlags, loadConfig, localContext, openLocal, withConfig } from './local.js'
+import { usage } from './exit.js'
+import { type LocalFlags, type LocalStore, loadConfig, localContext, openLocal, withConfig } from './local.js'
 import { type OutputFlags, withOutput } from './options.js'
-import { duration, type Io, printer, table } from './output.js'
+import { card, duration, type Io, type Printer, plain, printer, table } from './output.js'
 
 type Flags = LocalFlags & OutputFlags
 interface RotateFlags extends Flags {
   readonly class?: KeyClass
   readonly now?: boolean
 }
+interface RetireFlags extends Flags {
+  readonly now?: boolean
+  readonly reason?: string
+}
 
 export function command(io: Io, _words: readonly string[], done: (exit: number) => void): Command {
   const keys = new Command('keys')
-    .summary('list or rotate signing keys')
+    .summary('list, rotate or retire signing keys')
     .description('Works on the store itself: whoever may read the configuration may do this.')
   const listing = keys.command('list').summary('all keys').description('Lists signing keys: current, next, and retired ones whose last token may live.')
   withOutput(withConfig(listing))
@@ -35,6 +41,21 @@ export function command(io: Io, _words: readonly string[], done: (exit: number) 
     await rotate(flags, io)
     done(0)
   })
+  const retiring = keys
+    .command('retire')
+    .summary('let its successor sign; of a stolen key: end it and all it signed')
+    .description(
+      'Sees that a key signs no more. Its tokens stay good until they end: it stays published so long. With --now, for a key that others may hold: its successor signs at once, it leaves the key set, and all that it signed is revoked.',
+    )
+    .argument('<kid>', 'its name, as `curfew keys list` shows it')
+    .option('--now', 'it was stolen: end it and all that it signed')
+    .option('--reason <text>', 'why, with --now: an incident number, a sentence')
+  withOutput(withConfig(retiring))
+  retiring.addHelpText('after', '\nExample:\n  $ curfew keys retire NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs --now --reason INC-204')
+  retiring.action(async (kid: string, flags: RetireFlags) => {
+    await retire(kid, flags, io)
+    done(0)
+  })
   return keys
 }
 
@@ -51,16 +72,13 @@ async function list(flags: Flags, io: Io): Promise<void> {
   }
 }
 
-async function rotate(flags: RotateFlags, io: Io): Promise<void> {
+/** The keys themselves, opened: whoever changes which one signs must be able to make one. */
+async function withSigner(flags: Flags, io: Io, act: (signer: LoadedSigner, local: LocalStore, print: Printer) => Promise<void>): Promise<void> {
   const print = printer(io, flags)
   const { config } = await loadConfig(flags, io)
   const local = await openLocal(config, print)
   try {
-    const [{ retention }, { openRing }, { rotateKeys }] = await Promise.all([
-      import('../signers/configured.js'),
-      import('../signers/key-ring.js'),
-      import('../signers/keys.js'),
-    ])
+    const [{ retention }, { openRing }] = await Promise.all([import('../signers/configured.js'), import('../signers/key-ring.js')])
     const signer = await openRing({
       keys: local.store.keys,
       clock: local.store.clock,
@@ -69,39 +87,71 @@ async function rotate(flags: RotateFlags, io: Io): Promise<void> {
       retainSeconds: retention(config),
       refreshMs: 0,
     })
-    const made = await rotateKeys(signer, localContext(), {
-      ...(flags.class === undefined ? {} : { keyClass: flags.class }),
-      ...(flags.now ? { now: true } : {}),
-    })
-    signer.close()
-    const now = local.store.clock.now()
-    shown(made, now, print)
-    const waits = Math.max(0, ...made.map(k => (k.activatesAt.getTime() - now.getTime()) / 1000))
-    print.say(waits > 0 ? `published; they sign in ${duration(waits)}, as soon as a serving process sees that it is time` : 'they sign from now on')
+    await act(signer, local, print)
   } finally {
     await local.close()
   }
 }
 
-function shown(keys: readonly KeyView[], now: Date, print: ReturnType<typeof printer>): void {
+const rotate = (flags: RotateFlags, io: Io): Promise<void> =>
+  withSigner(flags, io, async (signer, local, print) => {
+    const { rotateKeys } = await import('../signers/keys.js')
+    const made = await rotateKeys(signer, localContext(), {
+      ...(flags.class === undefined ? {} : { keyClass: flags.class }),
+      ...(flags.now ? { now: true } : {}),
+    })
+    const now = local.store.clock.now()
+    shown(made, now, print)
+    const waits = Math.max(0, ...made.map(k => (k.activatesAt.getTime() - now.getTime()) / 1000))
+    print.say(waits > 0 ? `published; they sign in ${duration(waits)}, as soon as a serving process sees that it is time` : 'they sign from now on')
+  })
+
+/** Everything that can be wrong is said before a key is touched. */
+async function retire(kid: string, flags: RetireFlags, io: Io): Promise<void> {
+  if (!/^[A-Za-z0-9_-]{43}$/.test(kid)) throw usage('a key is named by its kid, 43 characters', 'curfew keys list')
+  if (flags.now && flags.reason === undefined) throw usage('say why: --reason T', 'an incident number, a sentence')
+  if (!flags.now && flags.reason !== undefined) throw usage('--reason belongs to --now: a key that is merely retired ends nothing')
+  if (flags.reason !== undefined && (flags.reason.length > 500 || plain(flags.reason) !== flags.reason))
+    throw usage('--reason is one line of 500 characters at most, without control characters')
+  return withSigner(flags, io, async (signer, { store }, print) => {
+    const { retireKey, withdrawKey } = await import('../signers/keys.js')
+    if (flags.reason === undefined) {
+      const key = await retireKey(signer, kid)
+      shown([key], store.clock.now(), print)
+      const ends = key.retiresAt as Date
+      const isGone = ends <= store.clock.now()
+      return print.say(`it signs no more, and is ${isGone ? 'not published any more' : `published until ${ends.toISOString()}: then its last token has ended`}`)
+    }
+    const { key, revocation } = await withdrawKey(signer, store.revocations, kid, { actor: localContext().actor, message: flags.reason })
+    const told = { revocation: revocation.id, receipt: revocation.receipt, credentials: revocation.credentials }
+    print.data({ key: written(key), ...told }, () => [keyTable([key], store.clock.now()), card(told)].join('\n'), [key.kid])
+    print.say('withdrawn: guards hear of it within 1 s, serving processes within 5 s; verifiers that ask nobody believe it until they read our key set again')
+    print.say(`when all that it signed is closed: curfew receipt show ${revocation.receipt}`)
+  })
+}
+
+const written = (k: KeyView) => ({
+  kid: k.kid,
+  class: k.keyClass,
+  alg: k.alg,
+  state: k.state,
+  created_at: k.createdAt.toISOString(),
+  activates_at: k.activatesAt.toISOString(),
+  retires_at: k.retiresAt?.toISOString() ?? null,
+})
+
+function keyTable(keys: readonly KeyView[], now: Date): string {
   const age = (k: KeyView) => Math.max(0, (now.getTime() - k.createdAt.getTime()) / 1000)
+  return table(
+    ['kid', 'class', 'alg', 'state', 'age', 'signs from', 'published until'],
+    keys.map(k => [k.kid, k.keyClass, k.alg, k.state, duration(age(k)), k.activatesAt.toISOString(), k.retiresAt?.toISOString()]),
+  )
+}
+
+function shown(keys: readonly KeyView[], now: Date, print: Printer): void {
   print.data(
-    keys.map(k => ({
-      kid: k.kid,
-      class: k.keyClass,
-      alg: k.alg,
-      state: k.state,
-      created_at: k.createdAt.toISOString(),
-      activates_at: k.activatesAt.toISOString(),
-      retires_at: k.retiresAt?.toISOString() ?? null,
-    })),
-    () =>
-      keys.length === 0
-        ? ''
-        : table(
-            ['kid', 'class', 'alg', 'state', 'age', 'signs from', 'published until'],
-            keys.map(k => [k.kid, k.keyClass, k.alg, k.state, duration(age(k)), k.activatesAt.toISOString(), k.retiresAt?.toISOString()]),
-          ),
+    keys.map(written),
+    () => (keys.length === 0 ? '' : keyTable(keys, now)),
     keys.map(k => k.kid),
   )
   if (keys.length === 0) print.say('none yet: the first serving process makes them')

@@ -4,6 +4,7 @@ import { userInfo } from 'node:os'
 import type { Command } from 'commander'
 import type { LoadedConfig } from '../config.js'
 import type { Config } from '../config-schema.js'
+import type { Actor } from '../domain/revocation.js'
 import type { Context, Store } from '../ports.js'
 import type { DataKeyWrapper } from '../signers/envelope.js'
 import type { Connections } from '../store/open.js'
@@ -65,7 +66,7 @@ export function quietLog(print: Printer) {
 }
 
 /** Whoever may read the configuration acts as the person logged in here. */
-export function localContext(): Context {
+export function localContext(): Context & { readonly actor: Actor } {
   let name = 'unknown'
   try {
     name = userInfo().username

@@ -27,7 +27,7 @@ const COMMANDS: readonly { readonly name: string; readonly summary: string; read
   { group: 'Administer:', name: 'doctor', summary: 'checks, each with its remedy', load: () => import('./doctor.js') },
   { group: 'Administer:', name: 'migrate', summary: "bring the store's schema up to this release", load: () => import('./migrate.js') },
   { group: 'Administer:', name: 'config', summary: 'show or check the configuration', load: () => import('./config.js') },
-  { group: 'Administer:', name: 'keys', summary: 'list or rotate signing keys', load: () => import('./keys.js') },
+  { group: 'Administer:', name: 'keys', summary: 'list, rotate or retire signing keys', load: () => import('./keys.js') },
   { group: 'Administer:', name: 'guard', summary: 'resource servers that hold the feed: keys, and how far each is', load: () => import('./guard.js') },
   { group: 'Administer:', name: 'operator', summary: 'add, list or disable operators', load: () => import('./operator.js') },
 ]

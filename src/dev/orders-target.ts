@@ -22,7 +22,8 @@ export interface OrdersTarget {
 
 const ROWS = 42
 
-export async function prepareOrders(options: { vault: Vault; postgres: Postgres; dir: string }): Promise<OrdersTarget> {
+/** @param options.signer also prepares the key of `signer.kind: transit`. */
+export async function prepareOrders(options: { vault: Vault; postgres: Postgres; dir: string; signer?: 'transit' }): Promise<OrdersTarget> {
   const { vault, postgres, dir } = options
   const passwords = { target: randomBytes(18).toString('base64url'), vault: randomBytes(18).toString('base64url') }
   await sql(postgres.url, [
@@ -44,6 +45,7 @@ export async function prepareOrders(options: { vault: Vault; postgres: Postgres;
       TARGET_ADMIN_USER: 'vault_admin',
       TARGET_ADMIN_PASSWORD: passwords.vault,
       OUT: dir,
+      ...(options.signer ? { SIGNER: options.signer } : {}),
     },
     timeout: 60_000,
   })

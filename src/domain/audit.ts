@@ -33,6 +33,7 @@ export const AUDIT_KINDS = [
   'key.created',
   'key.activated',
   'key.retired',
+  'key.withdrawn',
   'operator.added',
   'operator.disabled',
   'operator.refused',

@@ -8,9 +8,13 @@ import { inspect, type JwsProfile, verifyJws } from './jws.js'
  * @param keySet asked for only when the token's shape is acceptable.
  * @throws CurfewError(attestation_refused) as `inspect` and `verifyJws` do.
  */
-export async function readOwnToken(token: string, keySet: () => Promise<unknown> | unknown, profile: JwsProfile): Promise<JWTPayload | null> {
+export async function readOwnToken(
+  token: string,
+  keySet: () => Promise<unknown> | unknown,
+  profile: JwsProfile,
+): Promise<{ readonly kid: string; readonly payload: JWTPayload } | null> {
   const { header } = inspect(token, profile)
   const keys = admitKeys(await keySet(), { use: 'sig', algs: profile.algorithms })
   const key = keys.find(k => k.kid === header.kid)
-  return key ? (await verifyJws(token, key, profile)).payload : null
+  return key ? { kid: key.kid, payload: (await verifyJws(token, key, profile)).payload } : null
 }

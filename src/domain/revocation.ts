@@ -17,6 +17,9 @@ export type Selector =
   /** Attributes: resolved to the tasks that are open at the commit. The key stands for them where one text is wanted. */
   | { readonly kind: 'where'; readonly key: string; readonly where: Where }
 
+/** The cut-off of a key that others may hold: what bears it is refused whatever `iat` they wrote into it. */
+export const FOR_GOOD = new Date('9999-12-31T23:59:59Z')
+
 export const byAttributes = (where: Where): Selector => ({ kind: 'where', key: createHash('sha256').update(canonical(where)).digest('base64url'), where })
 
 export const REASONS = [

@@ -113,9 +113,9 @@ function claimsOf(issuerUrl: string, grant: Grant): JWTPayload {
  */
 async function verifyOwn(deps: JwtEngineDeps, token: string, claims: JWTPayload, alg: string): Promise<void> {
   const wrong = (cause?: unknown) => new TypeError('the signed token is not the granted one', { cause })
-  const payload = await readOwnToken(token, () => deps.signer.jwks('access'), { algorithms: [alg], types: [TYP] }).catch(cause => {
+  const read = await readOwnToken(token, () => deps.signer.jwks('access'), { algorithms: [alg], types: [TYP] }).catch(cause => {
     // A token of ours that does not verify is our bug; keys that cannot be had are not.
     throw cause instanceof CurfewError && cause.code === 'unavailable' ? cause : wrong(cause)
   })
-  if (!isDeepStrictEqual(payload, claims)) throw wrong()
+  if (!isDeepStrictEqual(read?.payload, claims)) throw wrong()
 }

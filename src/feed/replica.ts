@@ -14,6 +14,8 @@ export interface ReplicaOptions {
   readonly pollMs: number
   /** Calls when a `seq` may have come. Answers how to stop. */
   readonly listen: (onRing: () => void) => () => void
+  /** Told before any follower when a signing key was revoked: perhaps another signs from now on. */
+  readonly onKeyRevoked?: () => void
   readonly log: { warn(fields: object, message: string): void }
 }
 
@@ -58,6 +60,7 @@ export function startReplica(options: ReplicaOptions): Replica {
 
   function tell(seq: number, entries: readonly FeedEntry[]): void {
     for (const entry of entries) index.apply(entry)
+    if (entries.some(e => e.kind === 'key')) options.onKeyRevoked?.()
     standing = null
     const text = revoked(seq, entries)
     recent.push({ seq, text })

@@ -83,7 +83,11 @@ export function createGuard(options: GuardOptions): Guard {
           log,
           now,
           ownClock: settings.ownClock,
-          onApplied: entries => (entries.length > 0 ? live.apply(entries) : live.expire(now())),
+          onApplied: entries => {
+            if (entries.some(e => e.kind === 'key')) keys.changed()
+            if (entries.length > 0) live.apply(entries)
+            else live.expire(now())
+          },
         })
   // Asked for before the first request, so that it does not wait; a failure is told to whoever comes then.
   keys.load().catch(() => {})

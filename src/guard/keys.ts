@@ -9,6 +9,8 @@ import type { GuardLog } from './settings.js'
 export interface Keys {
   /** The key of that name. @throws Refusal(key_unknown), or keys_unavailable when that could not be found out. */
   find(kid: string): Promise<AdmittedKey>
+  /** The issuer has taken one back: what took its place is asked for at once, and again until it is there. */
+  changed(): void
   /** Still published and still to be believed. */
   holds(key: AdmittedKey): boolean
   /** Resolves when there are keys. */
@@ -32,8 +34,10 @@ export const KEEP_MS = 86_400_000
 const FRESH_MS = 300_000
 /** A spray of names costs one request (P41). */
 export const COOLDOWN_MS = 30_000
-/** Between two tries while there are no keys at all. */
+/** Between two tries while there are no keys at all, or just after they have changed. */
 const RETRY_MS = 1_000
+/** A replica of the issuer may not have heard yet itself. */
+const CHANGING_MS = 15_000
 const WITHIN_MS = 3_000
 const MAX_BYTES = 102_400
 const REMEMBERED = 1_000
@@ -52,6 +56,7 @@ export function issuerKeys({ issuer, out, log, monotonic = () => performance.now
   let failed = false
   /** When an unknown name last made us ask. */
   let wonderedAt = Number.NEGATIVE_INFINITY
+  let changedAt = Number.NEGATIVE_INFINITY
   /** Every name ever seen, with its key: gone and come back, it is still the same or refused (K3). */
   const names = new Map<string, string>()
 
@@ -119,6 +124,7 @@ export function issuerKeys({ issuer, out, log, monotonic = () => performance.now
     return flight
   }
 
+  const cooldown = () => (monotonic() - changedAt < CHANGING_MS ? RETRY_MS : COOLDOWN_MS)
   const ageMs = () => (heldAt === null ? null : monotonic() - heldAt)
   const isUsable = () => heldAt !== null && monotonic() - heldAt <= KEEP_MS
 
@@ -138,11 +144,15 @@ export function issuerKeys({ issuer, out, log, monotonic = () => performance.now
         return known
       }
       if (flight) await flight
-      else if (monotonic() - wonderedAt >= COOLDOWN_MS) {
+      else if (monotonic() - wonderedAt >= cooldown()) {
         wonderedAt = monotonic()
         await refresh()
       }
       return held.get(kid) ?? refuse(failed ? 'keys_unavailable' : 'key_unknown')
+    },
+    changed() {
+      changedAt = monotonic()
+      void refresh()
     },
     holds(key) {
       if (heldAt === null) return false

@@ -25,10 +25,15 @@ export interface RingOptions {
 export interface LoadedSigner extends Signer {
   /**
    * Makes the next key of a class and algorithm and publishes it; it signs after `publishAheadSeconds`. While one waits, that one is answered.
-   * `now` is for a stolen key: it signs at once, and belongs together with a `key` revocation.
+   * `now` is for a stolen key: it signs at once, though verifiers may not know it yet.
    */
   rotate(keyClass: KeyClass, alg: SigningAlg, context: Context, options?: { now?: boolean }): Promise<SealedKey>
-  /** Reads the store again and promotes what is due. Called by a timer; by hand in tests and by whoever learns of a change. */
+  /**
+   * Its successor signs from now on, and it stays published until its last token is dead. Throws `conflict` while it has no successor that
+   * was published long enough, `not_found` for no key of ours.
+   */
+  retire(kid: string): Promise<SealedKey>
+  /** Reads the store again and promotes what is due. Called by a timer, and by whoever learns of a change. */
   refresh(): Promise<void>
   list(): readonly SealedKey[]
   /** Seconds since the oldest signing key became current; null while there is none. */
@@ -57,6 +62,7 @@ export async function openRing(options: RingOptions): Promise<LoadedSigner> {
   const ready = new Map<string, Ready>()
   let rows: readonly SealedKey[] = []
   const atStart: Context = { requestId: null, actor: byBroker('signer') }
+  const retainSeconds = (keyClass: KeyClass) => options.retainSeconds[keyClass] + RETAIN_MARGIN_SECONDS
 
   async function unseal(row: SealedKey): Promise<Ready> {
     const known = ready.get(row.kid)
@@ -85,7 +91,7 @@ export async function openRing(options: RingOptions): Promise<LoadedSigner> {
     await read()
     const now = clock.now()
     const due = rows.filter(row => row.state === 'next' && row.activatesAt <= now)
-    for (const row of due) await keys.promote(row.kid, options.retainSeconds[row.keyClass] + RETAIN_MARGIN_SECONDS, atStart)
+    for (const row of due) await keys.promote(row.kid, retainSeconds(row.keyClass), atStart)
     if (due.length > 0) await read()
   }
 
@@ -138,10 +144,21 @@ export async function openRing(options: RingOptions): Promise<LoadedSigner> {
         throw new CurfewError('malformed', `there are no ${alg} keys for ${keyClass} tokens`, { reason: 'key_kind_unknown', field: 'alg' })
       await refresh()
       const waiting = rows.find(row => row.keyClass === keyClass && row.alg === alg && row.state === 'next')
-      if (waiting && !now) return waiting
-      const made = await make(keyClass, alg, 'next', now ? 0 : options.publishAheadSeconds, context)
+      const next = waiting ?? (await make(keyClass, alg, 'next', now ? 0 : options.publishAheadSeconds, context))
+      // One that waits has been published for a while already: more verifiers know it than would know a new one.
+      if (now) await keys.promote(next.kid, retainSeconds(keyClass), context, { early: true })
       await refresh()
-      return rows.find(row => row.kid === made.kid) ?? made
+      return rows.find(row => row.kid === next.kid) ?? next
+    },
+    async retire(kid) {
+      // What is due takes its place here, and is the only thing that may: a successor that verifiers do not know would be refused by them.
+      await refresh()
+      const key = rows.find(row => row.kid === kid)
+      if (!key) throw noSuchKey()
+      if (key.state === 'retired') return key
+      const successor = rows.find(row => row.keyClass === key.keyClass && row.alg === key.alg && row.state === 'next')
+      if (key.state === 'next') throw notInUse(key)
+      throw successor ? notYet(successor) : noSuccessor(key)
     },
     refresh,
     list: () => rows,
@@ -154,6 +171,26 @@ export async function openRing(options: RingOptions): Promise<LoadedSigner> {
     },
   }
 }
+
+const noSuchKey = () => new CurfewError('not_found', 'no such signing key', { reason: 'not_found', field: 'kid', next: 'curfew keys list' })
+const noSuccessor = ({ keyClass, alg }: SealedKey) =>
+  new CurfewError('conflict', `this is the only ${alg} key for ${keyClass} tokens: without it nothing could be signed`, {
+    reason: 'no_successor',
+    field: 'kid',
+    next: 'curfew keys rotate, and this again when its successor has been published for long enough; of a stolen key: --now',
+  })
+const notYet = ({ activatesAt }: SealedKey) =>
+  new CurfewError('conflict', `its successor is published, and signs from ${activatesAt.toISOString()}: until then some verifiers do not know it`, {
+    reason: 'successor_too_new',
+    field: 'kid',
+    next: 'wait until then: it happens by itself; of a stolen key: --now',
+  })
+const notInUse = ({ activatesAt }: SealedKey) =>
+  new CurfewError('conflict', `this key has signed nothing yet: it takes over from ${activatesAt.toISOString()} on`, {
+    reason: 'not_in_use',
+    field: 'kid',
+    next: 'to take it away, say --now --reason T',
+  })
 
 const broken = (reason: string) => new CurfewError('unavailable', 'the signing keys cannot be used', { reason })
 

@@ -1,7 +1,8 @@
-/** Owns what `curfew keys` does: which keys there are, and the next one of each kind. */
+/** Owns what `curfew keys` does: which keys there are, the next one of each kind, and the end of one. */
 
-import type { KeyClass, SigningAlg } from '../domain/signing-key.js'
-import type { Context } from '../ports.js'
+import type { Actor, Revocation } from '../domain/revocation.js'
+import type { KeyClass, SealedKey, SigningAlg } from '../domain/signing-key.js'
+import type { Context, RevocationLog } from '../ports.js'
 import { KEY_KINDS, type LoadedSigner } from './key-ring.js'
 
 /** What may be shown of a key. */
@@ -15,12 +16,22 @@ export interface KeyView {
   readonly retiresAt: Date | null
 }
 
+const viewOf = ({ kid, keyClass, alg, state, createdAt, activatesAt, retiresAt }: SealedKey): KeyView => ({
+  kid,
+  keyClass,
+  alg,
+  state,
+  createdAt,
+  activatesAt,
+  retiresAt,
+})
+
 const STATES = ['current', 'next', 'retired']
 
 export function listKeys(signer: Pick<LoadedSigner, 'list'>): KeyView[] {
   return signer
     .list()
-    .map(({ kid, keyClass, alg, state, createdAt, activatesAt, retiresAt }) => ({ kid, keyClass, alg, state, createdAt, activatesAt, retiresAt }))
+    .map(viewOf)
     .sort((a, b) => a.keyClass.localeCompare(b.keyClass) || a.alg.localeCompare(b.alg) || STATES.indexOf(a.state) - STATES.indexOf(b.state))
 }
 
@@ -33,8 +44,30 @@ export async function rotateKeys(
   const made: KeyView[] = []
   for (const { keyClass, alg } of KEY_KINDS) {
     if (options.keyClass !== undefined && options.keyClass !== keyClass) continue
-    const key = await signer.rotate(keyClass, alg, context, options.now ? { now: true } : {})
-    made.push(...listKeys({ list: () => [key] }))
+    made.push(viewOf(await signer.rotate(keyClass, alg, context, options.now ? { now: true } : {})))
   }
   return made
+}
+
+export async function retireKey(signer: Pick<LoadedSigner, 'retire'>, kid: string): Promise<KeyView> {
+  return viewOf(await signer.retire(kid))
+}
+
+/**
+ * For a key that others may hold: another signs, then, in one act, it is taken out of the set and all that bears it is refused. Whoever
+ * dies in between has changed the key and revoked nothing; the same once more goes on from there.
+ */
+export async function withdrawKey(
+  signer: Pick<LoadedSigner, 'list' | 'rotate' | 'refresh'>,
+  revocations: Pick<RevocationLog, 'commit'>,
+  kid: string,
+  act: { readonly actor: Actor; readonly message: string },
+): Promise<{ key: KeyView; revocation: Revocation }> {
+  const found = signer.list().find(key => key.kid === kid)
+  if (found?.state === 'current') await signer.rotate(found.keyClass, found.alg, { requestId: null, actor: act.actor }, { now: true })
+  const revocation = await revocations.commit({ kind: 'key', key: kid }, 'requested', { ...act, withdraw: true })
+  await signer.refresh()
+  const [key] = signer.list().filter(k => k.kid === kid)
+  if (!key) throw new TypeError('the row of a withdrawn key stays')
+  return { key: viewOf(key), revocation }
 }

@@ -1,5 +1,5 @@
 /** Owns what the acts of the store leave in evidence: one place, so that every implementation tells the same story. */
-import type { AuditEvent } from '../domain/audit.js'
+import type { AuditEvent, AuditKind } from '../domain/audit.js'
 import type { Claim, Credential, Probe } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import type { Plan, Reach } from '../domain/plan.js'
@@ -203,7 +203,7 @@ export const tasksShortened = (subject: SignalSubject, tasks: number, seconds: n
   data: { kind: subject.kind, tasks, seconds },
 })
 
-export const keyEvent = (kind: 'key.created' | 'key.activated' | 'key.retired', kid: string, data: Record<string, unknown>, context: Context): AuditEvent => ({
+export const keyEvent = (kind: Extract<AuditKind, `key.${string}`>, kid: string, data: Record<string, unknown>, context: Context): AuditEvent => ({
   kind,
   ...by(context),
   subject: kid,

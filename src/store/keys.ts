@@ -1,9 +1,10 @@
 /** Owns signing keys at rest: sealed by their signer, opaque here. */
-import type { KeyStore } from '../ports.js'
+import { CurfewError } from '../domain/errors.js'
+import type { Context, KeyStore } from '../ports.js'
 import { writeAudit } from './audit.js'
 import { keyEvent } from './events.js'
 import { toKey } from './rows.js'
-import type { Sql } from './sql.js'
+import type { Sql, Tx } from './sql.js'
 
 export function keyStore(sql: Sql): KeyStore {
   return {
@@ -28,11 +29,11 @@ export function keyStore(sql: Sql): KeyStore {
         )
         return toKey(met as Record<string, unknown>)
       }),
-    promote: (kid, retainSeconds, context) =>
+    promote: (kid, retainSeconds, context, { early = false } = {}) =>
       sql.tx(async tx => {
         const [next] = await tx.query<{ class: string; alg: string; due: boolean }>(
-          `select class, alg, activates_at <= curfew.now() as due from curfew.signing_keys where kid = $1 and state = 'next' for update`,
-          [kid],
+          `select class, alg, $2::boolean or activates_at <= curfew.now() as due from curfew.signing_keys where kid = $1 and state = 'next' for update`,
+          [kid, early],
         )
         // Another replica promoted it, or it has not been published for long enough.
         if (!next?.due) return
@@ -41,8 +42,22 @@ export function keyStore(sql: Sql): KeyStore {
            where class = $1 and alg = $2 and state = 'current' returning kid`,
           [next.class, next.alg, retainSeconds],
         )
-        await tx.query(`update curfew.signing_keys set state = 'current' where kid = $1`, [kid])
+        await tx.query(`update curfew.signing_keys set state = 'current', activates_at = least(activates_at, curfew.now()) where kid = $1`, [kid])
         await writeAudit(tx, [...retired.map(r => keyEvent('key.retired', r.kid, { by: kid }, context)), keyEvent('key.activated', kid, {}, context)])
       }),
   }
+}
+
+/** One that signs has no successor yet: nothing of its kind could be issued any more. */
+export const stillSigns = () =>
+  new CurfewError('conflict', 'this key signs: another must take its place first', { reason: 'no_successor', field: 'key', next: 'curfew keys rotate' })
+export const noSuchKey = () => new CurfewError('not_found', 'no such signing key', { reason: 'not_found', field: 'key', next: 'curfew keys list' })
+
+/** In the transaction of the act that refuses what bears it. Its row stays: a name is never used for another key (K3). */
+export async function withdrawKey(tx: Tx, kid: string, revocation: string, context: Context): Promise<void> {
+  const [row] = await tx.query<{ state: string }>('select state from curfew.signing_keys where kid = $1 for update', [kid])
+  if (!row) throw noSuchKey()
+  if (row.state === 'current') throw stillSigns()
+  await tx.query(`update curfew.signing_keys set state = 'retired', retires_at = least(retires_at, curfew.now()) where kid = $1`, [kid])
+  await writeAudit(tx, [keyEvent('key.withdrawn', kid, { revocation }, context)])
 }

@@ -8,9 +8,10 @@ import { noSuchTask } from './admission.js'
 import type { Act } from './closing.js'
 import { revocationCommitted } from './events.js'
 import { keyReused } from './issue.js'
+import { withdrawInMemory } from './memory-keys.js'
 import { exposedOf, reachInMemory, setQuarantine, tally, tasksWhereInMemory } from './memory-plans.js'
 import { after, bury, type CredentialRow, closeBehind, closeCredentialsOf, closeRows, consume, endTasks, type State, write } from './memory-state.js'
-import { ENTRY_MARGIN, INLINE_ROWS, noSuchCredential, planLapsed, SCOPE_SECONDS } from './revocations.js'
+import { cutOffOf, ENTRY_MARGIN, INLINE_ROWS, noSuchCredential, planLapsed, SCOPE_SECONDS, WITHDRAWN_SECONDS } from './revocations.js'
 
 interface Effect {
   readonly credentials: number
@@ -30,8 +31,9 @@ export function memoryRevocations(state: State): RevocationLog {
       const act: Act = { id: newId('revocation'), reason, actor: options.actor, requestId: options.requestId ?? null, outcome: options.outcome ?? null }
       if (selector.kind === 'credential' && !state.credentials.has(selector.key)) throw noSuchCredential()
       if (selector.kind === 'task' && !state.tasks.has(selector.key)) throw noSuchTask()
+      if (options.withdraw) withdrawInMemory(state, selector.key, act.id, { requestId: act.requestId, actor: act.actor })
       consume(state, options.marks ?? [])
-      const { credentials, tasks, until, issuedBefore, named } = take(state, selector, act, at)
+      const { credentials, tasks, until, issuedBefore, named } = take(state, selector, act, at, options.withdraw === true)
       const revocation: Revocation = {
         id: act.id as Revocation['id'],
         seq: state.revocations.length + 1,
@@ -114,7 +116,7 @@ function committedBefore(state: State, { idempotency, plan, actor }: CommitOptio
   return null
 }
 
-function take(state: State, selector: Selector, act: Act, at: Date): Effect {
+function take(state: State, selector: Selector, act: Act, at: Date, forGood: boolean): Effect {
   const id = act.id as Revocation['id']
   if (selector.kind === 'credential') {
     const row = state.credentials.get(selector.key)
@@ -157,8 +159,8 @@ function take(state: State, selector: Selector, act: Act, at: Date): Effect {
       named: named.map(t => t.id),
     }
   }
-  const issuedBefore = selector.issuedBefore && selector.issuedBefore < at ? selector.issuedBefore : at
+  const issuedBefore = cutOffOf(selector, at, forGood)
   const { credentials, tasks } = closeBehind(state, { id: act.id, kind: selector.kind, key: selector.key, issuedBefore, act }, INLINE_ROWS)
   const drained = closeCredentialsOf(state, null, INLINE_ROWS - credentials.length, act.actor, act.requestId)
-  return { credentials: credentials.length + drained.length, tasks: tasks.length, until: after(at, SCOPE_SECONDS), issuedBefore }
+  return { credentials: credentials.length + drained.length, tasks: tasks.length, until: after(at, forGood ? WITHDRAWN_SECONDS : SCOPE_SECONDS), issuedBefore }
 }

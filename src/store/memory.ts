@@ -1,12 +1,12 @@
 /** Owns the store in memory: the same rules over plain maps, for tests and as a second opinion on the statements; forgets all at exit. */
 import { CurfewError } from '../domain/errors.js'
 import { isWaiting } from '../domain/signal.js'
-import type { SealedKey } from '../domain/signing-key.js'
-import type { AuditLog, DecisionLog, KeyStore, OperatorStore, SignalStore, Store } from '../ports.js'
-import { keyEvent, operatorEvent, signalHandled, signalHeld, signalJudged, signalReceived } from './events.js'
+import type { AuditLog, DecisionLog, OperatorStore, SignalStore, Store } from '../ports.js'
+import { operatorEvent, signalHandled, signalHeld, signalJudged, signalReceived } from './events.js'
 import { MARK_MARGIN, markKey, mayMeet } from './marks.js'
 import { memoryCredentials } from './memory-credentials.js'
 import { memoryGuards } from './memory-guards.js'
+import { memoryKeys } from './memory-keys.js'
 import { memoryPlans, memoryQuarantines } from './memory-plans.js'
 import { memoryRevocations } from './memory-revocations.js'
 import { memoryRuns } from './memory-runs.js'
@@ -172,33 +172,4 @@ function memoryOperators(state: State): OperatorStore {
 
 function bareOperator<T extends { tokenDigest: string }>({ tokenDigest: _digest, ...operator }: T): Omit<T, 'tokenDigest'> {
   return operator
-}
-
-function memoryKeys(state: State): KeyStore {
-  const find = (k: Pick<SealedKey, 'keyClass' | 'alg' | 'state'>) =>
-    [...state.keys.values()].find(o => o.keyClass === k.keyClass && o.alg === k.alg && o.state === k.state)
-  return {
-    list: async () => [...state.keys.values()],
-    async add({ activatesInSeconds, ...key }, context) {
-      const met = state.keys.get(key.kid) ?? (key.state === 'retired' ? undefined : find(key))
-      if (met) return met
-      const at = state.now()
-      const added: SealedKey = { ...key, createdAt: at, activatesAt: after(at, activatesInSeconds), retiresAt: null }
-      state.keys.set(key.kid, added)
-      write(state, [keyEvent('key.created', key.kid, { class: key.keyClass, alg: key.alg, state: key.state }, context)])
-      return added
-    },
-    async promote(kid, retainSeconds, context) {
-      const next = state.keys.get(kid)
-      const at = state.now()
-      if (next?.state !== 'next' || next.activatesAt > at) return
-      const former = find({ ...next, state: 'current' })
-      if (former) {
-        state.keys.set(former.kid, { ...former, state: 'retired', retiresAt: after(at, retainSeconds) })
-        write(state, [keyEvent('key.retired', former.kid, { by: kid }, context)])
-      }
-      state.keys.set(kid, { ...next, state: 'current' })
-      write(state, [keyEvent('key.activated', kid, {}, context)])
-    },
-  }
 }

@@ -1,7 +1,7 @@
 /** Owns the one committed act: everything that a revocation changes, in one short transaction under the exclusive cut-off lock. */
 import { CurfewError } from '../domain/errors.js'
 import { newId } from '../domain/ids.js'
-import { type Actor, type FeedEntry, isForCause, type Reason, type Revocation, type Selector } from '../domain/revocation.js'
+import { type Actor, type FeedEntry, FOR_GOOD, isForCause, type Reason, type Revocation, type Selector } from '../domain/revocation.js'
 import type { Where } from '../domain/where.js'
 import type { CommitOptions, RevocationLog } from '../ports.js'
 import { noSuchTask } from './admission.js'
@@ -10,6 +10,7 @@ import { type Act, bury, closeBehind, closeCredentialsOf, closeRows, drain, endT
 import { revocationCommitted } from './events.js'
 import { lockCutoffs } from './facts.js'
 import { keyReused } from './issue.js'
+import { withdrawKey } from './keys.js'
 import { consume } from './marks.js'
 import { outcomeOf } from './outcome.js'
 import { insertQuarantine } from './quarantines.js'
@@ -19,6 +20,8 @@ import type { Row, Sql, Tx } from './sql.js'
 
 /** A feed entry must outlive the longest credential that it refuses, and a verifier's clock. Seconds: 12 h and 5 min. */
 export const SCOPE_SECONDS = 43_500
+/** And that of a withdrawn key the time that a verifier cut off from our key set goes on believing it: 24 h and 5 min. */
+export const WITHDRAWN_SECONDS = 86_700
 /** Beyond the end of a single credential or task, in seconds. */
 export const ENTRY_MARGIN = 60
 /** What is behind a scope is closed inside the commit up to this many rows, and in batches behind it beyond: no lock is held for long. */
@@ -162,7 +165,8 @@ async function write(
   // Under the lock, or two commits could take their times in another order than their seq.
   const [clock] = await tx.query<{ at: Date }>('select curfew.now() as at')
   const at = clock?.at as Date
-  const effect = await take(tx, selector, act, at, after)
+  if (options.withdraw) await withdrawKey(tx, selector.key, act.id, { requestId: act.requestId, actor: act.actor })
+  const effect = await take(tx, selector, act, at, after, options.withdraw === true)
   const [row] = await tx.query(
     `with next as (update curfew.counters set value = value + 1 where name = 'seq' returning value)
      insert into curfew.revocations (id, seq, kind, key, issued_before, reason, actor, message, at, until, credentials, tasks, closed_at, filter, named, part_of, receipt,
@@ -195,7 +199,7 @@ async function write(
   return { revocation, last: effect.named?.length === TASKS_A_CHUNK ? (effect.named.at(-1) as string) : null }
 }
 
-async function take(tx: Tx, selector: Selector, act: Act, at: Date, after: string): Promise<Effect> {
+async function take(tx: Tx, selector: Selector, act: Act, at: Date, after: string, forGood: boolean): Promise<Effect> {
   switch (selector.kind) {
     case 'where':
       return takeNamed(tx, selector.where, act, at, after)
@@ -204,7 +208,7 @@ async function take(tx: Tx, selector: Selector, act: Act, at: Date, after: strin
     case 'task':
       return takeTask(tx, selector.key, act)
     default:
-      return takeScope(tx, selector, act, at)
+      return takeScope(tx, selector, act, at, forGood)
   }
 }
 
@@ -243,12 +247,18 @@ async function takeNamed(tx: Tx, where: Where, act: Act, at: Date, from: string)
   }
 }
 
-async function takeScope(tx: Tx, selector: Exclude<Selector, { kind: 'credential' | 'task' | 'where' }>, act: Act, at: Date): Promise<Effect> {
-  // A cut-off in the future would refuse what nobody has issued yet: that is a deny marker's business.
-  const issuedBefore = selector.issuedBefore && selector.issuedBefore < at ? selector.issuedBefore : at
+type Scope = Exclude<Selector, { kind: 'credential' | 'task' | 'where' }>
+
+async function takeScope(tx: Tx, selector: Scope, act: Act, at: Date, forGood: boolean): Promise<Effect> {
+  const issuedBefore = cutOffOf(selector, at, forGood)
   const { credentials, tasks } = await closeBehind(tx, { id: act.id, kind: selector.kind, key: selector.key, issuedBefore, act }, INLINE_ROWS)
   const drained = credentials.length < INLINE_ROWS && tasks.length > 0 ? (await drain(tx, INLINE_ROWS - credentials.length, act.actor)).closed : []
-  return { credentials: credentials.length + drained.length, tasks: tasks.length, until: after(at, SCOPE_SECONDS), issuedBefore, closed: false }
+  const until = after(at, forGood ? WITHDRAWN_SECONDS : SCOPE_SECONDS)
+  return { credentials: credentials.length + drained.length, tasks: tasks.length, until, issuedBefore, closed: false }
 }
+
+/** One in the future would refuse what nobody has issued yet, which is a deny marker's business; by a withdrawn key we issue nothing. */
+export const cutOffOf = ({ issuedBefore }: Scope, at: Date, forGood: boolean): Date =>
+  forGood ? FOR_GOOD : issuedBefore && issuedBefore < at ? issuedBefore : at
 
 const after = (at: Date, seconds: number) => new Date(at.getTime() + seconds * 1000)

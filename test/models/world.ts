@@ -167,6 +167,7 @@ const signer: Signer = {
     kid: 'k1',
   }),
   jwks: async () => ({ keys: [{ ...(await exportJWK((await key).publicKey)), kid: 'k1', alg: 'ES256', use: 'sig' }] }),
+  refresh: () => {},
 }
 
 function depsOf({ store, engine, policy }: Parts, queue: MemoryQueue, reconcilables: BrokerDeps['reconcilables']): BrokerDeps {

@@ -4,9 +4,11 @@ import { inspect } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { type LoadedConfig, type LoadOptions, load, show, toAudiences, toCapabilities } from '../../src/config.js'
+import { PUBLISH_AHEAD_MIN } from '../../src/config-schema.js'
 import { CurfewError } from '../../src/domain/errors.js'
 import { Secret } from '../../src/domain/secret.js'
 import { DATABASE_PARAMETERS } from '../../src/engines/vault-database.js'
+import { JWKS_MAX_AGE } from '../../src/http/metadata.js'
 
 const EXAMPLE = readFileSync(new URL('../../config/curfew.example.yaml', import.meta.url), 'utf8')
 const CANARY = 'canary-7f3a9c-do-not-print'
@@ -177,12 +179,19 @@ describe('secrets', () => {
   })
 })
 
+test('P43 a key is published for longer than anybody may keep the key set', () => {
+  // A replica reads the store every 5 s; a minute is left for what lies between.
+  expect(PUBLISH_AHEAD_MIN).toBeGreaterThanOrEqual(JWKS_MAX_AGE + 5 + 50)
+  expect(loadText(EXAMPLE).config.signer.publishAheadSeconds).toBeGreaterThanOrEqual(PUBLISH_AHEAD_MIN)
+})
+
 describe('cross-field rules, each with its path', () => {
   const cases: [string, (t: Bent) => void, string][] = [
     ['http in production', t => (t.server.url = 'http://curfew.example'), 'server.url: must be https outside dev mode'],
     ['memory store in production', t => (t.store = { kind: 'memory' }), 'store.kind: memory is for dev'],
     ['memory queue in production', t => (t.queue = { kind: 'memory' }), 'queue.kind: memory is for dev'],
     ['memory engine in production', t => (t.capabilities[0].engine = 'memory'), 'capabilities.0.engine: memory is for dev'],
+    ['a key that signs before verifiers know it (P43)', t => (t.signer.publishAheadSeconds = 359), 'signer.publishAheadSeconds: must be 360 or more'],
     ['an issuer name twice', t => (t.issuers[1].name = 'github'), 'issuers.1.name: is used twice: github'],
     ['an issuer twice', t => t.issuers.push({ ...t.issuers[0], name: 'github-2' }), 'issuers.4: is registered twice: https://token.actions'],
     ['a trust domain twice', t => t.issuers.push({ ...t.issuers[1], name: 'mesh-2' }), 'issuers.4: is registered twice: spiffe://example.org'],

@@ -3,8 +3,9 @@ import { describe, expect, it } from 'vitest'
 import { newId } from '../../../src/domain/ids.js'
 import type { NewSignal } from '../../../src/domain/signal.js'
 import type { SealedKey } from '../../../src/domain/signing-key.js'
+import type { Task } from '../../../src/domain/task.js'
 import type { Store } from '../../../src/ports.js'
-import { context, later, type MakeStore, mark, newTask, permit, unique } from './fixtures.js'
+import { context, grantFor, later, type MakeStore, mark, minted, newTask, openTask, permit, unique } from './fixtures.js'
 
 export function testRecords(name: string, makeStore: MakeStore): void {
   describe(`audit in ${name}`, () => {
@@ -235,6 +236,64 @@ export function testRecords(name: string, makeStore: MakeStore): void {
       expect(wait).toBeLessThan(3_601)
       expect((await store.audit.list({ limit: 3 })).map(r => r.kind).sort()).toEqual(['key.activated', 'key.created', 'key.retired'])
       expect(await store.audit.list({ kind: 'key.activated', limit: 9 })).toHaveLength(1)
+    })
+  })
+
+  describe(`the end of a signing key in ${name}`, () => {
+    const key = (over: object) => ({
+      kid: unique('kid'),
+      keyClass: 'access' as const,
+      alg: 'ES256' as const,
+      publicJwk: { kty: 'EC' },
+      sealed: 'opaque',
+      state: 'current' as const,
+      activatesInSeconds: 0,
+      ...over,
+    })
+    const record = (store: Store, task: Task, kid: string) =>
+      store.credentials.record(grantFor(store, task, { revocation: 'instant', ttl: 3_000 }), minted({ kid, handle: {} }), { marks: [], context })
+    const withdraw = (store: Store, kid: string) =>
+      store.revocations.commit({ kind: 'key', key: kid }, 'requested', { actor: { kind: 'operator', id: 'opr_test' }, message: 'INC-204', withdraw: true })
+
+    it('the next takes over before its time when it must, and not otherwise', async () => {
+      const { store } = await makeStore()
+      const first = await store.keys.add(key({}), context)
+      const next = await store.keys.add(key({ state: 'next', activatesInSeconds: 600 }), context)
+      await store.keys.promote(next.kid, 60, context)
+      expect((await store.keys.list()).find(k => k.kid === first.kid)?.state).toBe('current')
+      await store.keys.promote(next.kid, 60, context, { early: true })
+      const now = (await store.keys.list()).find(k => k.kid === next.kid)
+      expect(now?.state).toBe('current')
+      expect((now?.activatesAt.getTime() ?? 0) <= store.clock.now().getTime() + 1_000).toBe(true)
+    })
+
+    it('K2 withdrawn with the act that refuses what bears it: nothing that it signed is live or can be recorded, whatever its time', async () => {
+      const { store, advance } = await makeStore()
+      const [stolen, other] = [await store.keys.add(key({}), context), await store.keys.add(key({ state: 'next' }), context)]
+      const task = await openTask(store, { lifeSeconds: 200_000 })
+      const [before, twin] = [await record(store, task, stolen.kid), await record(store, task, other.kid)]
+      await expect(withdraw(store, stolen.kid)).rejects.toMatchObject({ code: 'conflict', facts: { reason: 'no_successor' } })
+      await expect(withdraw(store, 'unknown')).rejects.toMatchObject({ code: 'not_found' })
+      expect(await store.revocations.list(9)).toEqual([])
+      expect(await store.credentials.live(before.id)).not.toBeNull()
+
+      await store.keys.promote(other.kid, 3_600, context)
+      const act = await withdraw(store, stolen.kid)
+      expect(act.credentials).toBe(1)
+      const row = (await store.keys.list()).find(k => k.kid === stolen.kid)
+      expect(row?.state).toBe('retired')
+      expect((row?.retiresAt?.getTime() ?? Number.POSITIVE_INFINITY) <= act.at.getTime() + 1_000).toBe(true)
+      expect(await store.credentials.live(before.id)).toBeNull()
+      expect((await store.credentials.live(twin.id))?.id).toBe(twin.id)
+      await advance(3_600)
+      const later = await openTask(store, { lifeSeconds: 200_000 })
+      await expect(record(store, later, stolen.kid)).rejects.toMatchObject({ code: 'unavailable', facts: { reason: 'key_revoked' } })
+      await record(store, later, other.kid)
+      expect((await store.audit.list({ subject: stolen.kid, limit: 9 })).map(r => r.kind)).toEqual(['key.withdrawn', 'key.retired', 'key.created'])
+      // Told for longer than anybody who is cut off from our key set believes it.
+      await advance(82_000)
+      expect(await store.revocations.since(0, 9)).toMatchObject([{ kind: 'key', key: stolen.kid }])
+      expect((await withdraw(store, stolen.kid)).credentials).toBe(0)
     })
   })
 

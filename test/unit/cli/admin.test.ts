@@ -99,6 +99,51 @@ describe('on an embedded store', { timeout: 60_000 }, () => {
     expect(all.out.match(/next/g)).toHaveLength(2)
   })
 
+  test('keys retire: refuses what would leave nothing to sign with, and says what to do instead', async () => {
+    const rows = JSON.parse((await on('keys', 'list', '--json')).out) as { kid: string; class: string; alg: string; state: string }[]
+    const kidOf = (keyClass: string, state: string) => rows.find(k => k.class === keyClass && k.alg === 'ES256' && k.state === state)?.kid as string
+    const [waited, only, next] = [kidOf('access', 'current'), kidOf('task', 'current'), kidOf('access', 'next')]
+    for (const [argv, exit, says] of [
+      [['A'.repeat(43)], 6, 'no such signing key'],
+      [[only], 11, 'the only ES256 key for task tokens'],
+      [[waited], 11, 'its successor is published, and signs from 2'],
+      [[next], 11, 'has signed nothing yet'],
+      [['short'], 2, 'curfew keys list'],
+      [[waited, '--now'], 2, 'say why: --reason T'],
+      [[waited, '--reason', 'x'], 2, '--reason belongs to --now'],
+      [[waited, '--now', '--reason', 'a\u001bb'], 2, 'without control characters'],
+      [['A'.repeat(43), '--now', '--reason', 'x'], 6, 'no such signing key'],
+    ] as const) {
+      const answer = await on('keys', 'retire', ...argv)
+      expect({ argv, exit: answer.exit, out: answer.out }).toEqual({ argv, exit, out: '' })
+      expect(answer.err).toContain(says)
+    }
+    expect(JSON.parse((await on('keys', 'list', '--json')).out)).toEqual(rows)
+  })
+
+  test('keys retire --now: its successor signs, it leaves the set, and what it signed is revoked by one act', async () => {
+    const before = JSON.parse((await on('keys', 'list', '--json')).out) as { kid: string; class: string; alg: string; state: string }[]
+    const [stolen, next] = ['current', 'next'].map(s => before.find(k => k.class === 'access' && k.alg === 'ES256' && k.state === s)?.kid as string)
+    const { exit, out, err } = await on('keys', 'retire', stolen as string, '--now', '--reason', 'INC-204', '--json')
+    expect(exit).toBe(0)
+    const told = JSON.parse(out)
+    expect(told).toMatchObject({
+      key: { kid: stolen, state: 'retired' },
+      revocation: expect.stringMatching(/^rev_/),
+      receipt: expect.stringMatching(/^rcp_/),
+      credentials: 0,
+    })
+    expect(Date.parse(told.key.retires_at)).toBeLessThanOrEqual(Date.now() + 1_000)
+    expect(err).toContain(`curfew receipt show ${told.receipt}`)
+    const after = JSON.parse((await on('keys', 'list', '--json')).out) as typeof before
+    expect(after.find(k => k.kid === next)?.state).toBe('current')
+    expect(after.find(k => k.kid === stolen)?.state).toBe('retired')
+    // What is retired already needs nothing: that is said, and what it is.
+    const again = await on('keys', 'retire', stolen as string)
+    expect(again).toMatchObject({ exit: 0 })
+    expect(again.err).toContain('is not published any more')
+  })
+
   test('config check and show; secrets stay hidden', async () => {
     expect((await on('config', 'check')).err).toMatch(/^ok +\S+curfew.yaml: 1 trust issuers, 1 capabilities, policies pol_\w+\n$/)
     const { out } = await on('config', 'show', '--origin')

@@ -43,6 +43,7 @@ const COMMANDS = [
   ['keys'],
   ['keys', 'list'],
   ['keys', 'rotate'],
+  ['keys', 'retire'],
   ['operator'],
   ['operator', 'add'],
   ['operator', 'list'],

@@ -33,6 +33,7 @@ async function house(over: { tamper?: (claims: JWTPayload) => JWTPayload; typ?: 
       return { token, kid: key.kid }
     },
     jwks: () => jwks,
+    refresh: () => {},
   }
   const clock = { at: now }
   const engine = jwtEngine({ issuerUrl: ISSUER, signer, clock: { now: () => clock.at }, isLive: async () => over.live ?? false })
