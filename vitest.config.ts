@@ -9,7 +9,7 @@ const armed = { '#failpoint': new URL('./test/models/failpoint.ts', import.meta.
 /** One project a suite, so that each can be run, counted and reported alone. */
 const suite = (name: string, include: string[], extra: Record<string, unknown> = {}, at = alias) => ({
   resolve: { alias: at },
-  test: { name, include, environment: 'node' as const, testTimeout: 20_000, hookTimeout: 60_000, ...extra },
+  test: { name, include, setupFiles: ['test/witness-setup.ts'], environment: 'node' as const, testTimeout: 20_000, hookTimeout: 60_000, ...extra },
 })
 
 export default defineConfig({

@@ -21,6 +21,7 @@ import type { MemoryQueue } from '../src/queue/memory.js'
 import { doorsOf, feedOf } from '../src/serve.js'
 import { checkMigrations, MIGRATIONS, migrate, readMigrations } from '../src/store/migrate.js'
 import { connect, storeOver } from '../src/store/open.js'
+import { witnessed } from './witness.js'
 
 export const SERVER = 'https://curfew.example'
 export const ORDERS = 'https://orders.example/'
@@ -114,7 +115,7 @@ export async function makeHouse(
 
   return {
     app,
-    http: createApp(doorsOf(app, feed)),
+    http: witnessed(createApp(doorsOf(app, feed)), SERVER),
     feed,
     queue,
     database: app.deps.engines.get('memory') as MemoryEngine,

@@ -1,6 +1,6 @@
 /** Owns the list of commands and the one place where a failure becomes text and an exit code. Only the command that was asked for is loaded. */
-import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
+import { version } from '../domain/version.js'
 import { CliError, EXIT, exitOf } from './exit.js'
 import { type Format, type Io, plain, redact, renderError } from './output.js'
 
@@ -126,13 +126,4 @@ function formatOf(argv: readonly string[]): Format {
     argv.some((word, i) => word === 'json' && (argv[i - 1] === '-o' || argv[i - 1] === '--output'))
     ? 'json'
     : 'table'
-}
-
-function version(): string {
-  for (const path of ['../../package.json', '../../../package.json']) {
-    try {
-      return (JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as { version: string }).version
-    } catch {}
-  }
-  return 'unknown'
 }

@@ -1,10 +1,12 @@
 /** Owns looking at credentials, capabilities and decisions, and giving a credential back. */
 import type { Express } from 'express'
+import { z } from 'zod'
 import { notFound } from '../broker/holder.js'
 import type { Credential } from '../domain/credential.js'
 import { isId } from '../domain/ids.js'
 import { type Caller, type Doors, route } from './route.js'
 import { credentialQuery, decisionQuery, explainBody, findBody } from './schemas.js'
+import { capabilityShape, credentialShape, decisionShape, id, revocationShape } from './shapes.js'
 import { capabilityView, credentialView, decisionView, revocationView } from './views.js'
 
 export function credentialRoutes(app: Express, doors: Doors): void {
@@ -28,6 +30,8 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/capabilities',
     who: { holder: true, operator: 'credentials.read' },
+    summary: 'What may be asked for',
+    successes: { 200: { body: z.object({ capabilities: z.array(capabilityShape) }) } },
     answer: async ({ caller }) => {
       await spend(caller)
       const seen = caller.kind === 'holder' ? doors.capabilities.filter(c => caller.holder.task.capabilities.includes(c.name)) : doors.capabilities
@@ -39,7 +43,10 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/credentials',
     who: { holder: true, operator: 'credentials.read' },
+    summary: 'Credentials, newest first',
+    description: 'A holder sees those of its own task. `next` goes into `after`; null is the last page.',
     query: credentialQuery,
+    successes: { 200: { body: z.object({ credentials: z.array(credentialShape), next: id('credential').nullable() }) } },
     answer: async ({ query, caller }) => {
       await spend(caller)
       const { task, ...rest } = query
@@ -55,6 +62,10 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/credentials/:id',
     who: { holder: true, operator: 'credentials.read' },
+    summary: 'A credential',
+    params: { id: id('credential') },
+    successes: { 200: { body: z.object({ credential: credentialShape }) } },
+    refuses: ['not_found'],
     answer: async ({ params, caller }) => {
       await spend(caller)
       return { status: 200, body: { credential: credentialView(await find(caller, params.id)) } }
@@ -65,7 +76,10 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/credentials\\:find',
     who: { operator: 'credentials.read' },
+    summary: 'Whose is this token?',
     json: findBody,
+    successes: { 200: { body: z.object({ credential: credentialShape }) } },
+    refuses: ['not_found'],
     answer: async ({ body }) => {
       // By digest: what leaked is not spread further by looking for it.
       const [credential] = await store.credentials.list({ digest: doors.sealDigest(body.digest), limit: 1 })
@@ -78,6 +92,13 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     method: 'delete',
     path: '/v1/credentials/:id',
     who: { holder: true, operator: 'revocations.write' },
+    summary: 'End a credential',
+    params: { id: id('credential') },
+    successes: {
+      202: { what: 'Refused from here on; `revoked` when it is seen dead.', body: z.object({ credential: credentialShape, revocation: revocationShape }) },
+      204: { what: 'It was revoked already.' },
+    },
+    refuses: ['not_found'],
     answer: async ({ params, caller, requestId }) => {
       await spend(caller)
       const credential = await find(caller, params.id)
@@ -95,7 +116,9 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/decisions',
     who: { operator: 'audit.read' },
+    summary: 'The latest decisions of policy',
     query: decisionQuery,
+    successes: { 200: { body: z.object({ decisions: z.array(decisionShape) }) } },
     answer: async ({ query }) => {
       const decisions = await store.decisions.list({
         limit: query.limit,
@@ -111,6 +134,10 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/decisions/:id',
     who: { operator: 'audit.read' },
+    summary: 'A decision',
+    params: { id: id('decision') },
+    successes: { 200: { body: z.object({ decision: decisionShape }) } },
+    refuses: ['not_found'],
     answer: async ({ params }) => {
       const decision = isId('decision', params.id) ? await store.decisions.get(params.id) : null
       if (!decision) throw notFound('no such decision')
@@ -123,7 +150,11 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     // A literal colon: `:explain` is a verb of the collection, not a parameter.
     path: '/v1/decisions\\:explain',
     who: 'public',
+    summary: 'What would policy answer?',
+    description: 'Nothing is issued and the evidence is not used up.',
     json: explainBody,
+    successes: { 200: { body: z.object({ decision: decisionShape }) } },
+    refuses: ['attestation_refused', 'attestation_stale', 'capability_unknown'],
     answer: async ({ body, signal }) => {
       const decision = await broker.explain(
         {

@@ -19,7 +19,9 @@ export interface Success {
 }
 export type Successes = Readonly<Record<number, Success>>
 
-export type Method = 'get' | 'head' | 'post' | 'put' | 'patch' | 'delete' | 'options' | 'trace'
+/** Those that OpenAPI 3.1 has a word for. */
+export const METHODS = ['get', 'head', 'post', 'put', 'patch', 'delete', 'options', 'trace'] as const
+export type Method = (typeof METHODS)[number]
 
 export interface Declaration {
   readonly method: Method

@@ -1,11 +1,14 @@
 /** Owns the door that proxies ask at (nginx, Traefik, Caddy, Envoy): 200 with who it is, 401 or 403 with a challenge. */
 import type { Express, Request, Response } from 'express'
+import { z } from 'zod'
 import type { Live } from '../broker/introspect.js'
 import { CurfewError } from '../domain/errors.js'
 import { askedByEnvoy, ENVOY_PATH, FORWARD_PATH, identityHeaders, originalRequest } from '../domain/original-request.js'
+import { type Declaration, declare, METHODS } from './declaration.js'
 import { authorization, headerValues, singleHeader } from './request.js'
 import { type Doors, parse, refuse } from './route.js'
 import { forwardQuery } from './schemas.js'
+import { id } from './shapes.js'
 
 export function forwardAuthRoutes(app: Express, doors: Doors): void {
   const answer = (dialect: 'headers' | 'envoy') => async (req: Request, res: Response) => {
@@ -21,10 +24,40 @@ export function forwardAuthRoutes(app: Express, doors: Doors): void {
       await refuse(doors, { path: FORWARD_PATH }, req, res, res.locals.requestId as string, error, challenge(req, error))
     }
   }
+  for (const method of ['get', 'head'] as const)
+    declare(app, { ...asked, method, path: FORWARD_PATH, summary: 'May this request pass? (nginx, Traefik, Caddy)', headers: ORIGINAL, query: forwardQuery })
+  for (const path of [ENVOY_PATH, `${ENVOY_PATH}/*rest`]) {
+    // What is behind the prefix is the path that is asked about, however many parts it has.
+    for (const method of METHODS) declare(app, { ...asked, method, path, summary: 'May this request pass? (Envoy ext_authz)', headers: ENVOY })
+  }
   app.get(FORWARD_PATH, answer('headers'))
   app.head(FORWARD_PATH, answer('headers'))
   app.all([ENVOY_PATH, `${ENVOY_PATH}/*rest`], answer('envoy'))
 }
+
+const asked = {
+  who: 'public',
+  shows: [['tokenUnderTest'], ['tokenUnderTest', 'proof']],
+  successes: {
+    200: {
+      what: 'It may; the proxy hands the headers on.',
+      headers: {
+        'X-Curfew-Credential': id('credential'),
+        'X-Curfew-Subject': z.string(),
+        'X-Curfew-Task': id('task'),
+        'X-Curfew-Scope': z.string(),
+        'Cache-Control': z.string(),
+      },
+    },
+  },
+  refuses: ['forbidden'],
+} as const satisfies Partial<Declaration>
+
+/** One of each pair, and the two of a pair must not differ. */
+const ORIGINAL = Object.fromEntries(
+  ['X-Original-Method', 'X-Original-URI', 'X-Forwarded-Method', 'X-Forwarded-Uri'].map(name => [name, z.string().max(4_096).optional()]),
+)
+const ENVOY = { 'X-Curfew-Audience': forwardQuery.shape.audience, 'X-Curfew-Scope': forwardQuery.shape.scope }
 
 const CHALLENGES: Partial<Record<string, string>> = {
   attestation_refused: 'invalid_token',

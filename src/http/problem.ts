@@ -30,6 +30,8 @@ const TELLINGS = {
   unavailable: { status: 503, title: 'Unavailable', action: 'retry' },
 } as const satisfies Record<ErrorCode, Telling>
 
+export const statusOf = (code: ErrorCode): number => TELLINGS[code].status
+
 /** RFC 6749 section 5.2, RFC 8693 section 2.2.2 (a bad subject token is `invalid_request`), RFC 9449 section 5, RFC 8707 section 2, RFC 9396 section 5. */
 const OAUTH = {
   malformed: [400, 'invalid_request'],

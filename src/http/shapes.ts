@@ -202,6 +202,10 @@ export const capabilityShape = thing('Capability', {
   revocation: classShape,
 })
 
+/** `{token}`, or the variables of a database client: the engine decides. */
+export const secretShape = z.record(z.string(), z.string())
+export const tokenTypeShape = z.enum(['DPoP', 'Bearer'])
+
 export const receiptShape = thing('Receipt', {
   iss: z.string(),
   iat: count,

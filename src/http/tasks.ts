@@ -1,12 +1,13 @@
 /** Owns the task routes: open, look, ask for a credential, heartbeat, end. */
 import { createHash } from 'node:crypto'
 import type { Express } from 'express'
+import { z } from 'zod'
 import type { Holder } from '../broker/holder.js'
 import { notFound } from '../broker/holder.js'
 import { isId } from '../domain/ids.js'
-import { singleHeader } from './request.js'
-import { type Caller, type Doors, parse, route } from './route.js'
+import { type Caller, type Doors, route } from './route.js'
 import { credentialBody, emptyBody, grantBody, idempotencyKey, openTaskBody, outcomeBody } from './schemas.js'
+import { credentialShape, id, locationShape, revocationShape, secretShape, taskShape, tokenTypeShape } from './shapes.js'
 import { credentialView, revocationView, taskView } from './views.js'
 
 export function taskRoutes(app: Express, doors: Doors): void {
@@ -16,7 +17,17 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks',
     who: 'public',
+    shows: [['proof']],
+    summary: 'Open a task',
+    description: 'The evidence is `subject_token`; the task is bound to the key of the proof. The token is for the task itself: audience Curfew.',
     json: openTaskBody,
+    successes: {
+      201: {
+        body: z.object({ task: taskShape, token: z.string(), token_type: z.literal('DPoP'), expires_in: z.int() }),
+        headers: { Location: locationShape },
+      },
+    },
+    refuses: ['attestation_refused', 'attestation_stale', 'policy_denied', 'capability_unknown', 'task_ended', 'not_found'],
     answer: async ({ body, presented, requestId, signal }) => {
       const { task, token } = await broker.openTask(
         {
@@ -37,7 +48,7 @@ export function taskRoutes(app: Express, doors: Doors): void {
       return {
         status: 201,
         headers: { Location: `/v1/tasks/${task.id}` },
-        body: { task: taskView(task), token: token.reveal().token, token_type: 'DPoP', expires_in: expires },
+        body: { task: taskView(task), token: token.reveal().token as string, token_type: 'DPoP', expires_in: expires },
       }
     },
   })
@@ -46,6 +57,10 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'get',
     path: '/v1/tasks/:task',
     who: { holder: true, operator: 'credentials.read' },
+    summary: 'A task',
+    params: { task: id('task') },
+    successes: { 200: { body: z.object({ task: taskShape }) } },
+    refuses: ['not_found'],
     answer: async ({ params, caller }) => {
       if (caller.kind === 'holder') {
         await store.replay.claim(caller.holder.marks)
@@ -61,9 +76,20 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks/:task/credentials',
     who: { holder: true },
+    summary: 'Ask for a credential under a task',
+    description: 'The secret is shown once. The same Idempotency-Key ends the credential of the first answer and makes a new one.',
+    params: { task: id('task') },
+    headers: { 'Idempotency-Key': idempotencyKey.optional() },
     json: credentialBody,
-    answer: async ({ body, caller, req, requestId, signal }) => {
-      const key = parse(idempotencyKey.optional(), singleHeader(req, 'idempotency-key'), 'Idempotency-Key')
+    successes: {
+      201: {
+        body: z.object({ credential: credentialShape, secret: secretShape, token_type: tokenTypeShape.optional() }),
+        headers: { Location: locationShape },
+      },
+    },
+    refuses: ['attestation_stale', 'policy_denied', 'capability_unknown', 'task_ended', 'conflict', 'rate_limited', 'engine_failed'],
+    answer: async ({ body, caller, headers, requestId, signal }) => {
+      const key = headers['Idempotency-Key']
       const hash = createHash('sha256')
         .update(JSON.stringify([body.capability, body.ttl_seconds ?? null, ...Object.entries(body.params).sort()]))
         .digest('base64url')
@@ -79,7 +105,7 @@ export function taskRoutes(app: Express, doors: Doors): void {
         requestId,
         signal,
       )
-      const token = 'token' in secret.reveal() ? { token_type: credential.jkt === null ? 'Bearer' : 'DPoP' } : {}
+      const token = 'token' in secret.reveal() ? { token_type: credential.jkt === null ? ('Bearer' as const) : ('DPoP' as const) } : {}
       return {
         status: 201,
         headers: { Location: `/v1/credentials/${credential.id}` },
@@ -92,7 +118,11 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks/:task/grants',
     who: { holder: true },
+    summary: 'Hand a part of a task on',
+    params: { task: id('task') },
     json: grantBody,
+    successes: { 201: { body: z.object({ grant: z.string(), expires_in: z.int() }) } },
+    refuses: ['policy_denied', 'capability_unknown', 'task_ended'],
     answer: async ({ body, caller, requestId }) => {
       const { grant, expiresInSeconds } = await broker.delegate(
         holderOf(caller),
@@ -104,7 +134,7 @@ export function taskRoutes(app: Express, doors: Doors): void {
         },
         requestId,
       )
-      return { status: 201, body: { grant: grant.reveal().token, expires_in: expiresInSeconds } }
+      return { status: 201, body: { grant: grant.reveal().token as string, expires_in: expiresInSeconds } }
     },
   })
 
@@ -112,7 +142,11 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks/:task/heartbeat',
     who: { holder: true },
+    summary: 'The holder lives',
+    params: { task: id('task') },
     json: emptyBody,
+    successes: { 200: { body: z.object({ task: taskShape }) } },
+    refuses: ['task_ended'],
     answer: async ({ caller, requestId }) => ({ status: 200, body: { task: taskView(await broker.heartbeat(holderOf(caller), requestId)) } }),
   })
 
@@ -124,7 +158,11 @@ export function taskRoutes(app: Express, doors: Doors): void {
       method: 'post',
       path: `/v1/tasks/:task/${path}`,
       who: { holder: true },
+      summary: reason === 'completed' ? 'The work is done' : 'The work is given up',
+      description: 'Everything below the task is refused from here on.',
+      params: { task: id('task') },
       json: outcomeBody,
+      successes: { 200: { body: z.object({ task: taskShape, revocation: revocationShape }) } },
       answer: async ({ body, caller, requestId }) => {
         const { task, revocation } = await broker.endTask(holderOf(caller), reason, body.outcome ?? null, requestId)
         return { status: 200, body: { task: taskView(task), revocation: revocationView(revocation) } }

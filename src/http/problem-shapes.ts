@@ -1,0 +1,62 @@
+/** Owns the shapes of what problem.ts tells, and which errors a route can give. */
+import { z } from 'zod'
+import { ERROR_CODES, type ErrorCode } from '../domain/errors.js'
+import type { Declaration } from './declaration.js'
+import { statusOf } from './problem.js'
+import { failedShape, named, nearestRuleShape } from './shapes.js'
+
+const action = z.enum(['retry', 'request_access', 'ask_human', 'stop'])
+
+const members = {
+  code: z.enum(ERROR_CODES),
+  reason: z.string().optional(),
+  field: z.string().optional(),
+  request_id: z.string(),
+  decision_id: z.string().optional(),
+  identity: z.string().optional(),
+  nearest_rule: nearestRuleShape.optional(),
+  failed: failedShape.optional(),
+  next: z.string().optional(),
+  agent_action: action,
+  retry_after: z.number().nullable(),
+}
+
+/** RFC 9457, with our members. */
+export const problemShape = z
+  .object({ type: z.url(), title: z.string(), status: z.int(), detail: z.string(), ...members })
+  .register(named, { id: 'Problem' })
+  .describe('RFC 9457. `type` is the page of the code, `reason` the stable word within it, `field` what was wrong in the request.')
+
+/** RFC 6749 section 5.2, with our members. */
+export const oauthErrorShape = z.object({ error: z.string(), error_description: z.string(), ...members }).register(named, { id: 'OAuthError' })
+
+/** A failure that is ours, told by nothing but its number. */
+export const bugShape = z
+  .object({ type: z.literal('about:blank'), status: z.literal(500), request_id: z.string(), agent_action: z.literal('stop') })
+  .register(named, { id: 'Bug' })
+export const oauthBugShape = z.object({ error: z.literal('server_error'), request_id: z.string() }).register(named, { id: 'OAuthBug' })
+
+/** By status, the codes that a caller of this route may meet; sorted, so that two documents of one house are one text. */
+export function refusalsOf(d: Declaration): ReadonlyMap<number, readonly ErrorCode[]> {
+  const byStatus = new Map<number, Set<ErrorCode>>()
+  const may = (status: number, code: ErrorCode) => void byStatus.set(status, (byStatus.get(status) ?? new Set()).add(code))
+  for (const code of codesOf(d)) may(statusOf(code), code)
+  if (d.json || d.rawBody) for (const status of [413, 415]) may(status, 'malformed')
+  return new Map([...byStatus].sort(([a], [b]) => a - b).map(([status, codes]) => [status, [...codes].sort()]))
+}
+
+function codesOf(d: Declaration): ErrorCode[] {
+  const shown = d.who === 'public' ? new Set((d.shows ?? []).flat()) : null
+  const who = d.who === 'public' ? {} : d.who
+  return [
+    // A server that cannot write its audit log, or read its store, says nothing else.
+    'malformed',
+    'unavailable',
+    ...(d.who !== 'public' || (shown && shown.size > 0) ? (['attestation_refused'] as const) : []),
+    ...(who.operator ? (['forbidden'] as const) : []),
+    // Another's task answers like one that does not exist (T57).
+    ...(who.holder ? (['proof_refused', 'not_found'] as const) : []),
+    ...(shown?.has('proof') ? (['proof_refused'] as const) : []),
+    ...(d.refuses ?? []),
+  ]
+}
