@@ -14,8 +14,10 @@ export async function enter(begin: () => Promise<void>): Promise<void> {
   }
 }
 
+type Ending = 'SIGTERM' | 'SIGINT'
+
 /** Calls `end` once for the first signal, and goes at once for the second; whatever hangs, the process is gone after `withinMs`. */
-export function untilSignalled(end: () => Promise<void>, withinMs: number): void {
+export function untilSignalled(end: (signal: Ending) => Promise<void>, withinMs: number): void {
   let ending = false
   for (const name of ['SIGTERM', 'SIGINT'] as const) {
     process.on(name, async () => {
@@ -23,7 +25,7 @@ export function untilSignalled(end: () => Promise<void>, withinMs: number): void
       ending = true
       // Rows, claims and other processes do not depend on a polite goodbye.
       setTimeout(() => process.exit(1), withinMs).unref()
-      await end()
+      await end(name)
       process.exit(0)
     })
   }

@@ -8,9 +8,13 @@ const FEED_STALE_MS = 3_000
 
 type Line = Readiness['lines'][number]
 
-/** Without the store nothing can be issued or revoked: down. Everything else degrades, since the way to revoke must stay in rotation. */
-export async function readinessOf(app: App, feed: Feed): Promise<Readiness> {
+/** Without the store nothing can be issued or revoked: down, and so is a replica that goes. Everything else degrades, since the way to revoke must stay in rotation. */
+export async function readinessOf(app: App, feed: Feed, isDraining = false): Promise<Readiness> {
   const lines: Line[] = await Promise.all([
+    line('listener', 'down', async () => {
+      if (isDraining) throw new Error('this replica is going: it answers what still comes, send nothing new')
+      return 'accepts'
+    }),
     line('store', 'down', async () => {
       await app.store.ping()
       return app.store.kind === 'postgres' ? 'answers, migrations are ours' : `${app.store.kind}: one process, survives its death, not the loss of power`

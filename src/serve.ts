@@ -1,4 +1,5 @@
 /** Owns a running API: the public and the internal listener over a composed app, and the loops of every replica. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { App } from './compose.js'
 import { CLIENT_METHODS, type ClientMethod } from './domain/client-methods.js'
 import { CurfewError } from './domain/errors.js'
@@ -14,7 +15,8 @@ import { readinessOf } from './readiness.js'
 export interface Serving {
   readonly address: string
   readonly internal: string
-  stop(): Promise<void>
+  /** @param drainMs for so long it only says that it goes, and serves whoever has not heard: nobody is let in by the kernel and met by nobody (F41). */
+  stop(drainMs?: number): Promise<void>
 }
 
 const CLIENT_METHOD_NAMES = Object.keys(CLIENT_METHODS) as ClientMethod[]
@@ -52,7 +54,8 @@ export function doorsOf(app: App, feed: Feed): Doors {
 
 export async function serve(app: App): Promise<Serving> {
   const feed = feedOf(app)
-  const doors = doorsOf(app, feed)
+  let isDraining = false
+  const doors: Doors = { ...doorsOf(app, feed), readiness: () => readinessOf(app, feed, isDraining) }
   const api: Listener = await listen(createApp(doors), app.config.server.listen, app.config.server.maxConnections)
   const inner: Listener = await listen(
     createInternalApp(doors, () =>
@@ -66,7 +69,13 @@ export async function serve(app: App): Promise<Serving> {
   return {
     address: api.address,
     internal: inner.address,
-    async stop() {
+    async stop(drainMs = 0) {
+      isDraining = true
+      api.retire()
+      if (drainMs > 0) {
+        app.log.info({ drainMs }, 'draining')
+        await sleep(drainMs)
+      }
       // The followers first: a stream has no end that a listener could wait for.
       await feed.stop()
       await Promise.all([api.close(), loops.stop()])

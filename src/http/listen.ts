@@ -6,6 +6,9 @@ import { nameRequest } from './route.js'
 
 export interface Listener {
   readonly address: string
+  /** Goes on listening and answering; each answer says that it is the last on its connection. */
+  retire(): void
+  /** Listens no more, answers what is in hand, and ends. */
   close(): Promise<void>
 }
 
@@ -32,7 +35,21 @@ export async function listen(app: Express, at: string, maxConnections: number): 
     })
   })
   const bound = server.address()
-  return { address: typeof bound === 'object' && bound ? `${host}:${bound.port}` : at, close: () => drain(server) }
+  let isRetired = false
+  const retire = () => {
+    if (isRetired) return
+    isRetired = true
+    // A kept connection would be served on and cut in the middle of something (F41).
+    server.prependListener('request', (_req, res: ServerResponse) => res.setHeader('Connection', 'close'))
+  }
+  return {
+    address: typeof bound === 'object' && bound ? `${host}:${bound.port}` : at,
+    retire,
+    close() {
+      retire()
+      return drained(server)
+    },
+  }
 }
 
 /** For operators and scrapers on a private address: it asks for no credentials, so it must never be public (H26). */
@@ -56,9 +73,7 @@ function split(at: string): { host: string; port: number } {
 }
 
 /** Requests in flight get a moment; then the sockets are closed. */
-function drain(server: Server): Promise<void> {
-  // A kept connection would be served on and cut in the middle of something: each answer says that it is the last (F41).
-  server.prependListener('request', (_req, res: ServerResponse) => res.setHeader('Connection', 'close'))
+function drained(server: Server): Promise<void> {
   return new Promise(resolve => {
     const idle = setInterval(() => server.closeIdleConnections(), 100)
     const timer = setTimeout(() => server.closeAllConnections(), 5_000)

@@ -6,6 +6,10 @@ import { tally, underLoad } from './load.js'
 import type { Report } from './report.js'
 import { kill, type World } from './world.js'
 
+/** Two looks and some: the balancer has heard before the listener closes. */
+const LOOK_MS = 250
+const DRAIN_MS = 1_000
+
 export async function storeCases(world: World, report: Report, seed: number): Promise<void> {
   let broker = await world.broker(LOAD_TIMERS)
   let worker = await world.worker(LOAD_TIMERS)
@@ -81,7 +85,7 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
       c.expect(faults.length <= all.length / 100, `${faults.length} of ${all.length} answers are 5xx`)
       c.expect(dropped.length === 0, `${dropped.length} acts in hand were dropped: ${dropped.map(e => e.op).join(', ')}`)
       // Every answer of the drain says that it is the last on its connection, so that nobody asks on one once nothing listens. Whoever connects
-      // in the moment in which the listener closes may hear nothing: the kernel had let him in, and we had not.
+      // in the moment in which the listener closes may hear nothing: the kernel had let him in, and we had not. A drain is for that, below.
       const refused = Math.min(...all.filter(e => e.sentAt >= down && e.problem === 'ECONNREFUSED').map(e => e.ackAt))
       const cut = all.filter(e => e.status === 0 && e.sentAt >= down && e.problem !== 'ECONNREFUSED')
       const late = cut.filter(e => e.sentAt > refused)
@@ -91,6 +95,40 @@ export async function storeCases(world: World, report: Report, seed: number): Pr
       )
       const inHand = all.filter(e => e.sentAt < down && e.ackAt >= down).length
       return `${tally(seen)}; drained in ${up - down} ms with ${inHand} acts in hand, ${faults.length} answers 5xx, ${cut.length} cut as it closed; slowest confirmation ${seen.slowestMs} ms`
+    })
+
+    await report.case(`F41 SIGTERM under load, behind a balancer that asks /readyz every ${LOOK_MS} ms; drain ${DRAIN_MS} ms (5 s)`, async c => {
+      await kill(broker.child)
+      broker = await world.broker({ ...LOAD_TIMERS, at, drainMs: DRAIN_MS })
+      let isReady = true
+      let lastAnswers = 0
+      const look = async () => {
+        const answer = await fetch(`${at.url}/readyz`).catch(() => null)
+        isReady = answer?.status === 200
+        if (answer?.status === 503 && answer.headers.get('connection') === 'close') lastAnswers++
+      }
+      const looking = setInterval(look, LOOK_MS)
+      let [down, up] = [0, 0]
+      const seen = await underLoad(world, c, at, {
+        seed,
+        width: 6,
+        async gate() {
+          while (!isReady) await sleep(20)
+        },
+        async during() {
+          await sleep(1_200)
+          down = Date.now()
+          await Promise.all([broker.child.stop(), worker.stop()])
+          up = Date.now()
+          ;[broker, worker] = await Promise.all([world.broker({ ...LOAD_TIMERS, at }), world.worker(LOAD_TIMERS)])
+          c.ledger.healedAt = Date.now()
+          await sleep(1_000)
+        },
+      }).finally(() => clearInterval(looking))
+      for (const e of seen.failed.slice(0, 5)) c.wrong(`${e.op} was answered ${e.status} ${e.problem}, ${e.sentAt - down} ms after the signal`)
+      const served = c.ledger.entries.filter(e => e.ackAt >= down && e.ackAt <= up).length
+      c.expect(lastAnswers > 0 && served > 0, `${lastAnswers} looks heard that it goes, ${served} acts were answered meanwhile: nothing was drained`)
+      return `${tally(seen)}; gone after ${up - down} ms, ${served} of the acts answered in that time; slowest confirmation ${seen.slowestMs} ms`
     })
 
     await report.case('F40 restart of everything, Redis wiped', async c => {

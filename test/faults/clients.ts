@@ -48,7 +48,10 @@ interface Heard {
   readonly silence?: string
 }
 
-async function send(method: string, url: string, headers: Record<string, string>, body?: string, waitMs = PATIENCE_MS): Promise<Heard> {
+/** What a balancer in front of the broker does with a request before it sends it on. */
+export type Gate = () => Promise<void>
+
+async function sendNow(method: string, url: string, headers: Record<string, string>, body?: string, waitMs = PATIENCE_MS): Promise<Heard> {
   const sentAt = Date.now()
   try {
     const answer = await fetch(url, { method, headers, signal: AbortSignal.timeout(waitMs), ...(body === undefined ? {} : { body }) })
@@ -66,7 +69,11 @@ const proofShown = (proof: string): Shown => ({ kind: 'proof', id: createHash('s
 const evidenceShown = (evidence: string | null): Shown[] => (evidence === null ? [] : [{ kind: 'evidence', id: `jti:${claimOf(evidence, 'jti')}` }])
 const grantShown = (grant: string | null): Shown[] => (grant === null ? [] : [{ kind: 'grant', id: claimOf(grant, 'jti') }])
 
-export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySignalMs = 1_000): Clients {
+export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySignalMs = 1_000, gate: Gate = async () => {}): Clients {
+  const send: typeof sendNow = async (...request) => {
+    await gate()
+    return sendNow(...request)
+  }
   const json = { 'content-type': 'application/json' }
   const operator = { ...json, authorization: `Bearer ${world.operatorToken}` }
   const basic = `Basic ${Buffer.from(`orders:${world.secrets.audience}`).toString('base64')}`

@@ -1,7 +1,7 @@
 /** Owns the load of a run: clients whose sequence of acts follows from a seed, and the ending of what they still hold. */
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Clients, clientsOf } from './clients.js'
+import { type Clients, clientsOf, type Gate } from './clients.js'
 import { type Entry, type Held, startProber } from './ledger.js'
 import type { Case } from './report.js'
 import { DB, type Endpoint, JWT, type World } from './world.js'
@@ -78,9 +78,9 @@ export async function underLoad(
   world: World,
   c: Case,
   at: Endpoint,
-  options: { seed: number; width?: number; during: (clients: Clients) => Promise<void>; heal?: () => Promise<void> },
+  options: { seed: number; width?: number; gate?: Gate; during: (clients: Clients) => Promise<void>; heal?: () => Promise<void> },
 ): Promise<{ readonly slowestMs: number; readonly rows: number; readonly acts: number; readonly failed: readonly Entry[] }> {
-  const clients = clientsOf(world, at, c.ledger, LOAD_SWEEP_MS)
+  const clients = clientsOf(world, at, c.ledger, LOAD_SWEEP_MS, options.gate)
   const prober = startProber(clients, c.ledger)
   let isOver = false
   const running = Array.from({ length: options.width ?? 4 }, (_, i) => live(clients, randomOf('client', options.seed, i), () => !isOver))

@@ -50,6 +50,8 @@ export interface Start {
   readonly redisUrl?: string
   /** How far its clock is ahead of everybody else's. */
   readonly aheadMs?: number
+  /** How long it goes on serving after SIGTERM. */
+  readonly drainMs?: number
 }
 
 /** Without a goodbye: a polite end waits 5 s for connections that clients keep open, and is a case of its own (F41). */
@@ -296,7 +298,7 @@ function residentMb(pid: number): number {
 function settings(place: Place, at: Endpoint, start: Start, level: string): object {
   return {
     mode: 'dev',
-    server: { url: at.url, listen: `127.0.0.1:${at.port}`, internal: `127.0.0.1:${at.internal}` },
+    server: { url: at.url, listen: `127.0.0.1:${at.port}`, internal: `127.0.0.1:${at.internal}`, drainMs: start.drainMs ?? 0 },
     store: { kind: 'postgres', url: { env: 'STORE_URL' } },
     queue: start.queue === 'memory' ? { kind: 'memory' } : { kind: 'redis', url: { env: 'REDIS_URL' } },
     signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
