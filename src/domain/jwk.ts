@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { importJWK, type JWK } from 'jose'
 import { CurfewError } from './errors.js'
+import type { VerifyKey } from './signature.js'
 
 export interface KeyRules {
   /** `sig` also admits keys without a `use`; `jwt-svid` admits only its own (SPIFFE bundles carry other keys too). */
@@ -18,8 +19,6 @@ export interface AdmittedKey {
   /** The key for one of `algs`; WebCrypto binds a key to an algorithm when it is imported. Rejects when the point is off its curve. */
   verifier(alg: string): Promise<VerifyKey>
 }
-
-export type VerifyKey = Awaited<ReturnType<typeof importJWK>>
 
 const MAX_KEYS = 100
 const EC = { 'P-256': ['ES256', 32], 'P-384': ['ES384', 48], 'P-521': ['ES512', 66] } as const
@@ -105,7 +104,8 @@ function imported(print: string, alg: string, jwk: JWK): Promise<VerifyKey> {
   const name = `${alg}:${print}`
   const known = kept.get(name)
   if (known) return known
-  const made = importJWK(jwk, alg)
+  // Bytes are the answer for symmetric keys alone, of which none is admitted.
+  const made = importJWK(jwk, alg) as Promise<VerifyKey>
   kept.set(name, made)
   made.catch(() => kept.delete(name))
   if (kept.size > IMPORTED_MAX) kept.delete(kept.keys().next().value as string)

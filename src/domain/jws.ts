@@ -1,9 +1,10 @@
 /** Owns the strict profile in front of and behind jose (security.md section 4): what a compact JWS must look like before and after its signature is checked. */
 import { createHash } from 'node:crypto'
-import { compactVerify, type JWTPayload } from 'jose'
+import type { JWTPayload } from 'jose'
 import { CurfewError } from './errors.js'
 import { parseStrictBytes } from './json.js'
 import type { AdmittedKey } from './jwk.js'
+import { isSigned } from './signature.js'
 
 export interface JwsProfile {
   /** From configuration, never from the token. */
@@ -27,14 +28,18 @@ export interface Inspected {
   readonly unverified: Readonly<Record<string, unknown>>
   /**
    * SHA-256 of the decoded header and payload: a token's spelling is no identity (T46). The signature is left out, since from one
-   * ECDSA signature (r, s) anybody makes a second valid one, (r, n - s), and would have a "new" token.
+   * ECDSA signature (r, s) anybody makes a second valid one, (r, n - s), and would have a "new" token. Made when it is looked at.
    */
   readonly digest: string
+  /**
+   * Step 5: by this key, with the algorithm of the header, which is one of the configured and has to fit the key. Once it resolves, what was read is what was signed.
+   * @throws CurfewError(attestation_refused, reason algorithm_refused | signature_invalid)
+   */
+  checkSignature(key: AdmittedKey): Promise<void>
 }
 
 /** Bytes. */
 const MAX_TOKEN = 8_192
-const SEGMENT = /^[A-Za-z0-9_-]+$/
 
 const refuse = (reason: string, field?: string): never => {
   throw new CurfewError('attestation_refused', 'the token is not acceptable', { reason, ...(field ? { field } : {}) })
@@ -42,8 +47,10 @@ const refuse = (reason: string, field?: string): never => {
 
 interface Opened {
   readonly header: JwsHeader
+  /** As they were sent. */
+  readonly head: Buffer
   readonly payload: Buffer
-  readonly digest: string
+  readonly signature: Buffer
 }
 
 /** Steps 1 and 2: shape, canonical spelling, header. No network, no cryptography. */
@@ -51,7 +58,7 @@ function open(token: string, profile: JwsProfile): Opened {
   if (typeof token !== 'string' || token.length > MAX_TOKEN) return refuse('token_too_large')
   const segments = token.split('.')
   if (segments.length !== 3) return refuse('malformed_token')
-  const [head, payload] = segments.map(decodeSegment) as [Buffer, Buffer, Buffer]
+  const [head, payload, signature] = segments.map(decodeSegment) as [Buffer, Buffer, Buffer]
   const header = readObject(head, 'header_refused')
   for (const name of Object.keys(header)) {
     if (name !== 'alg' && name !== 'kid' && name !== 'typ' && !profile.extraHeaders?.includes(name)) return refuse('header_refused')
@@ -63,26 +70,41 @@ function open(token: string, profile: JwsProfile): Opened {
   // RFC 7515 section 4.1.9: compared without case; a value without `/` means `application/…`.
   const type = (typ ?? '').toLowerCase().replace(/^application\//, '')
   if (!profile.types.includes(type)) return refuse('type_refused')
-  const digest = createHash('sha256').update(head).update('.').update(payload).digest('base64url')
-  return { header: header as unknown as JwsHeader, payload, digest }
+  return { header: header as unknown as JwsHeader, head, payload, signature }
 }
 
 /** Steps 1 and 2, and the unverified look of step 3. */
 export function inspect(token: string, profile: JwsProfile): Inspected {
-  const { header, payload, digest } = open(token, profile)
-  return { header, unverified: readObject(payload, 'payload_refused'), digest }
+  const opened = open(token, profile)
+  const { header, head, payload } = opened
+  return {
+    header,
+    unverified: readObject(payload, 'payload_refused'),
+    get digest() {
+      return createHash('sha256').update(head).update('.').update(payload).digest('base64url')
+    },
+    checkSignature: key => checkSignature(token, opened, key),
+  }
 }
 
-/** Step 5: the signature, by jose, with one of the configured algorithms that also fits the key. Answers the bytes that were signed. */
-export async function verifySignature(token: string, key: AdmittedKey, profile: JwsProfile): Promise<{ header: JwsHeader; payload: Buffer }> {
-  const { header, payload } = open(token, profile)
-  if (!key.algs.includes(header.alg)) return refuse('algorithm_refused')
+async function checkSignature(token: string, { header: { alg }, signature }: Opened, key: AdmittedKey): Promise<void> {
+  if (!key.algs.includes(alg)) return refuse('algorithm_refused')
+  // Every character of it is one of the alphabet.
+  const signed = Buffer.from(token.slice(0, token.lastIndexOf('.')), 'latin1')
+  let isGood: boolean
   try {
-    await compactVerify(token, await key.verifier(header.alg), { algorithms: [header.alg] })
+    isGood = await isSigned(signed, signature, alg, await key.verifier(alg))
   } catch (cause) {
     throw new CurfewError('attestation_refused', 'the token is not acceptable', { reason: 'signature_invalid' }, { cause })
   }
-  return { header, payload }
+  if (!isGood) refuse('signature_invalid')
+}
+
+/** Steps 1, 2 and 5, whatever the payload is. Answers the bytes that were signed. */
+export async function verifySignature(token: string, key: AdmittedKey, profile: JwsProfile): Promise<{ header: JwsHeader; payload: Buffer }> {
+  const opened = open(token, profile)
+  await checkSignature(token, opened, key)
+  return opened
 }
 
 /** Steps 5 and 6: the very bytes that were verified, read strictly. jose's own JSON.parse keeps the last of two members. */
@@ -142,11 +164,10 @@ export function checkAudience(payload: JWTPayload, audience: string, allowOthers
   if (!list.includes(audience) || (list.length > 1 && !allowOthers)) refuse('audience_mismatch', 'aud')
 }
 
-/** Each segment must re-encode to itself: spaces, padding and spare bits are other spellings of the same bytes. */
+/** Each segment must re-encode to itself, and so holds nothing but the alphabet: spaces, padding and spare bits are other spellings of the same bytes. */
 function decodeSegment(segment: string): Buffer {
-  if (!SEGMENT.test(segment)) return refuse('malformed_token')
   const bytes = Buffer.from(segment, 'base64url')
-  if (bytes.toString('base64url') !== segment) return refuse('malformed_token')
+  if (segment === '' || bytes.toString('base64url') !== segment) return refuse('malformed_token')
   return bytes
 }
 

@@ -1,5 +1,5 @@
 /** Owns what has been revoked, in memory: a handful of look-ups says whether a token is (architecture.md section 7). The broker's replicas and every guard hold one. */
-import type { FeedEntry, SelectorKind } from './revocation.js'
+import { type FeedEntry, SELECTOR_KINDS, type SelectorKind } from './revocation.js'
 
 /** What a token says of itself, as far as a revocation can name it. */
 export interface TokenNames {
@@ -30,23 +30,26 @@ interface Kept {
 }
 
 export class RevocationIndex {
-  readonly #entries = new Map<string, Kept>()
+  /** A map for each kind: the names of a token are looked up as they are, and nothing is joined for it. */
+  readonly #entries = Object.fromEntries(SELECTOR_KINDS.map(kind => [kind, new Map()])) as Readonly<Record<SelectorKind, Map<string, Kept>>>
   #seq = 0
+  #size = 0
 
   /** The highest `seq` applied. */
   get seq(): number {
     return this.#seq
   }
   get size(): number {
-    return this.#entries.size
+    return this.#size
   }
 
   /** Adds, and never takes away: of two entries for one key the later cut-off and the later end stand, in whatever order they come. */
   apply(entry: FeedEntry): void {
-    const name = nameOf(entry.kind, entry.key)
-    const known = this.#entries.get(name)
+    const same = this.#entries[entry.kind]
+    const known = same.get(entry.key)
     const kept: Kept = { seq: entry.seq, issuedBefore: entry.issuedBefore?.getTime() ?? null, until: entry.until.getTime() }
-    this.#entries.set(name, known ? merged(known, kept) : kept)
+    same.set(entry.key, known ? merged(known, kept) : kept)
+    if (!known) this.#size++
     this.advance(entry.seq)
   }
 
@@ -58,7 +61,8 @@ export class RevocationIndex {
   /** Drops what can hit no token that is still in its life. @param now milliseconds since the epoch */
   drop(now: number): number {
     let dropped = 0
-    for (const [name, kept] of this.#entries) if (kept.until <= now && this.#entries.delete(name)) dropped++
+    for (const same of Object.values(this.#entries)) for (const [key, kept] of same) if (kept.until <= now && same.delete(key)) dropped++
+    this.#size -= dropped
     return dropped
   }
 
@@ -78,14 +82,9 @@ export class RevocationIndex {
   }
 
   *entries(): Generator<FeedEntry> {
-    for (const [name, { seq, issuedBefore, until }] of this.#entries) {
-      const at = name.indexOf(':')
-      yield {
-        seq,
-        kind: name.slice(0, at) as SelectorKind,
-        key: name.slice(at + 1),
-        issuedBefore: issuedBefore === null ? null : new Date(issuedBefore),
-        until: new Date(until),
+    for (const kind of SELECTOR_KINDS) {
+      for (const [key, { seq, issuedBefore, until }] of this.#entries[kind]) {
+        yield { seq, kind, key, issuedBefore: issuedBefore === null ? null : new Date(issuedBefore), until: new Date(until) }
       }
     }
   }
@@ -100,13 +99,11 @@ export class RevocationIndex {
 
   /** At the cut-off is before it. */
   #look(kind: SelectorKind, key: string, issuedAt: number): Hit | null {
-    const kept = this.#entries.get(nameOf(kind, key))
+    const kept = this.#entries[kind].get(key)
     if (!kept || (kept.issuedBefore !== null && issuedAt > kept.issuedBefore)) return null
     return { seq: kept.seq, kind, key }
   }
 }
-
-const nameOf = (kind: SelectorKind, key: string) => `${kind}:${key}`
 
 function merged(a: Kept, b: Kept): Kept {
   const issuedBefore = a.issuedBefore === null || b.issuedBefore === null ? null : Math.max(a.issuedBefore, b.issuedBefore)

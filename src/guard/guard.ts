@@ -11,7 +11,7 @@ import { issuerKeys } from './keys.js'
 import { type Ending, liveTokens } from './live.js'
 import { addressOf, type Presented, present, type RequestLike, schemeOf } from './presented.js'
 import { checkProof, useProof } from './proof.js'
-import { type Seen, seenOf } from './seen.js'
+import { type Seen, seenOf, verifiedBehind } from './seen.js'
 import { type GuardOptions, type Mode, settle } from './settings.js'
 import { digestOf, readToken, refuseOutOfTime, type Verified } from './token.js'
 
@@ -92,24 +92,24 @@ export function createGuard(options: GuardOptions): Guard {
   // Asked for before the first request, so that it does not wait; a failure is told to whoever comes then.
   keys.load().catch(() => {})
 
-  /** What stands behind what was answered. */
-  const watched = new WeakMap<Seen, Verified>()
-
   const isStale = () => feed !== null && feed.staleMs() > settings.maxStaleMs
-  const modeNow = (): Mode => (mode === 'bounded' && settings.whenStale === 'introspect' && isStale() ? 'strict' : mode)
+  const modeNow = (stale: boolean): Mode => (mode === 'bounded' && settings.whenStale === 'introspect' && stale ? 'strict' : mode)
 
   /** The signature, once for each token; whether its key is still believed, each time. */
-  async function known(token: string): Promise<Verified> {
+  function known(token: string): Verified | Promise<Verified> {
     const digest = digestOf(token)
     const kept = cache.get(digest)
     if (kept && keys.holds(kept.key)) return kept
     if (kept) cache.delete(digest)
+    return learned(token, digest)
+  }
+  async function learned(token: string, digest: string): Promise<Verified> {
     const verified = await readToken(token, { issuer, audience, now: settings.clock() }, keys)
     cache.set(digest, verified)
     return verified
   }
 
-  /** Synchronous, and the last word: nothing is awaited between it and the answer. */
+  /** Synchronous, and the last word: nothing is awaited between the last call of it and the answer. */
   function refuseDead(verified: Verified): void {
     refuseOutOfTime(verified, now())
     if (index.hit(verified.names)) refuse('revoked')
@@ -126,26 +126,28 @@ export function createGuard(options: GuardOptions): Guard {
   /** Who the caller is, what it may, that it is the holder, that it is live: in that order, and what is used up is used up last. */
   async function admit(request: RequestLike, needed: VerifyOptions): Promise<Seen> {
     const presented = present(request)
-    const verified = await known(presented.token)
+    const found = known(presented.token)
+    const verified = found instanceof Promise ? await found : found
     refuseDead(verified)
     const mustProve = needsProof(verified, presented)
     refuseOutOfReach(verified, needed, audience)
-    if (isStale() && settings.whenStale === 'refuse') refuse('stale_feed')
+    let stale = isStale()
+    if (stale && settings.whenStale === 'refuse') refuse('stale_feed')
     if (mustProve) {
       const url = addressOf(request, settings.publicUrl, settings.trustProxy)
       const proof = await checkProof(presented, { method: request.method ?? '', url, now: settings.clock(), jkt: verified.jkt as string })
       await useProof(settings.replay, proof, settings.clock())
+      stale = isStale()
     }
-    let answeredBy = modeNow()
+    let answeredBy = modeNow(stale)
     if (answeredBy === 'strict' || needed.strict) {
       if (!ask) throw new TypeError('verify: strict needs introspection in the settings of the guard')
       await ask(presented.token, verified.names.credential)
       answeredBy = 'strict'
-    } else if (isStale()) refuse('stale_feed')
-    refuseDead(verified)
-    const seen = seenOf(verified, { mode: answeredBy, staleMs: feed && told(feed.staleMs()), watch })
-    watched.set(seen, verified)
-    return seen
+    } else if (stale) refuse('stale_feed')
+    // What was so before somebody was waited for may be so no more.
+    if (mustProve || answeredBy === 'strict') refuseDead(verified)
+    return seenOf(verified, { mode: answeredBy, staleMs: feed && told(feed.staleMs()), watch })
   }
 
   /** Registered first and looked at then: between the two nothing can slip through. */
@@ -205,7 +207,7 @@ export function createGuard(options: GuardOptions): Guard {
       const ok = keysAgeMs !== null && keysAgeMs <= 86_400_000 && !(isStale() && settings.whenStale === 'refuse')
       return {
         ok,
-        mode: modeNow(),
+        mode: modeNow(isStale()),
         staleMs: stale,
         seq: feed?.seq ?? 0,
         entries: index.size,
@@ -215,7 +217,7 @@ export function createGuard(options: GuardOptions): Guard {
     },
     verify,
     onRevoked(credential, end) {
-      const verified = typeof credential === 'string' ? cache.byCredential(credential) : watched.get(credential)
+      const verified = typeof credential === 'string' ? cache.byCredential(credential) : verifiedBehind(credential, watch)
       if (!verified) throw new TypeError('onRevoked: not a credential that this guard has verified lately; give it what verify answered')
       return watch(verified, why => {
         try {

@@ -24,7 +24,10 @@ export interface Presented {
 export function valuesOf({ headers, rawHeaders }: RequestLike, name: string): string[] {
   if (Array.isArray(rawHeaders)) {
     const values: string[] = []
-    for (let i = 0; i + 1 < rawHeaders.length; i += 2) if ((rawHeaders[i] as string).toLowerCase() === name) values.push(rawHeaders[i + 1] as string)
+    for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
+      const given = rawHeaders[i] as string
+      if (given.length === name.length && given.toLowerCase() === name) values.push(rawHeaders[i + 1] as string)
+    }
     return values
   }
   if (isHeaders(headers)) {
@@ -41,10 +44,11 @@ export function present(request: RequestLike): Presented {
   const given = valuesOf(request, 'authorization')
   if (given.length === 0) return refuse('token_missing')
   if (given.length > 1) return refuse('token_malformed')
-  const match = /^([A-Za-z]+) +([^ ]*)$/.exec(given[0] as string)
-  const scheme = match?.[1]?.toLowerCase()
-  if (scheme !== 'dpop' && scheme !== 'bearer') return refuse(/^(?:dpop|bearer)\b/i.test(given[0] as string) ? 'token_malformed' : 'token_missing')
-  return { scheme: scheme === 'dpop' ? 'DPoP' : 'Bearer', token: match?.[2] as string, proofs: valuesOf(request, 'dpop') }
+  const text = given[0] as string
+  const head = /^(dpop|bearer) +/i.exec(text)
+  const token = head ? text.slice(head[0].length) : ''
+  if (!head || token.includes(' ')) return refuse(/^(?:dpop|bearer)\b/i.test(text) ? 'token_malformed' : 'token_missing')
+  return { scheme: head[1]?.length === 4 ? 'DPoP' : 'Bearer', token, proofs: valuesOf(request, 'dpop') }
 }
 
 /** The scheme that was tried, for the challenge. */

@@ -3,7 +3,25 @@ import type { Ending } from './live.js'
 import type { Mode } from './settings.js'
 import type { Reach, Verified } from './token.js'
 
-export interface Seen {
+/** Calls once at its end, at once when that was before. Answers how to let go. */
+export type Watch = (verified: Verified, end: (why: Ending) => void) => () => void
+
+export interface SeenContext {
+  readonly mode: Mode
+  readonly staleMs: number | null
+  readonly watch: Watch
+}
+
+/** What the signal is aborted with. */
+export class CredentialEnded extends Error {
+  override readonly name = 'CredentialEnded'
+  constructor(readonly code: Ending) {
+    super(code === 'revoked' ? 'the credential is revoked' : 'the token is expired')
+  }
+}
+
+/** A class for the getter's sake: on the prototype it is not looked at by whoever logs or copies what it is told. */
+class Caller {
   /** `crd_…` */
   readonly credential: string
   /** Whose authority it is. */
@@ -26,44 +44,8 @@ export interface Seen {
   /** How the answer was found (I9), and how old what it rests on may be. */
   readonly mode: Mode
   readonly staleMs: number | null
-  /** Fires when the credential is revoked or expires. Watched from the first look at it until `release`, or its end. */
-  readonly signal: AbortSignal
-  /** Done with it: its end is not watched any more. The adapters call this for you. */
-  release(): void
-}
-
-export interface SeenContext {
-  readonly mode: Mode
-  readonly staleMs: number | null
-  readonly watch: (verified: Verified, end: (why: Ending) => void) => () => void
-}
-
-/** What the signal is aborted with. */
-export class CredentialEnded extends Error {
-  override readonly name = 'CredentialEnded'
-  constructor(readonly code: Ending) {
-    super(code === 'revoked' ? 'the credential is revoked' : 'the token is expired')
-  }
-}
-
-/** A class for the getter's sake: on the prototype it is not looked at by whoever logs or copies what it is told. */
-class SeenCaller implements Seen {
-  readonly credential: string
-  readonly subject: string
-  readonly actors: Seen['actors']
-  readonly client: string
-  readonly task: string
-  readonly ancestors: readonly string[]
-  readonly capabilities: readonly string[]
-  readonly scopes: readonly string[]
-  readonly reach: readonly Reach[]
-  readonly jkt: string | null
-  readonly issuedAt: Date
-  readonly expiresAt: Date
-  readonly claims: Readonly<Record<string, unknown>>
-  readonly mode: Mode
-  readonly staleMs: number | null
-  readonly #watch: (end: (why: Ending) => void) => () => void
+  readonly #verified: Verified
+  readonly #watch: Watch
   #controller: AbortController | null = null
   #gone: (() => void) | null = null
 
@@ -84,22 +66,35 @@ class SeenCaller implements Seen {
     this.claims = verified.claims
     this.mode = mode
     this.staleMs = staleMs
-    this.#watch = end => watch(verified, end)
+    this.#verified = verified
+    this.#watch = watch
   }
 
+  /** Fires when the credential is revoked or expires. Watched from the first look at it until `release`, or its end. */
   get signal(): AbortSignal {
     if (this.#controller === null) {
       const controller = new AbortController()
       this.#controller = controller
-      this.#gone = this.#watch(why => controller.abort(new CredentialEnded(why)))
+      this.#gone = this.#watch(this.#verified, why => controller.abort(new CredentialEnded(why)))
     }
     return this.#controller.signal
   }
 
+  /** Done with it: its end is not watched any more. The adapters call this for you. */
   release(): void {
     this.#gone?.()
     this.#gone = null
   }
+
+  static behind(seen: object, watch: Watch): Verified | null {
+    return #verified in seen && seen.#watch === watch ? seen.#verified : null
+  }
 }
 
-export const seenOf = (verified: Verified, context: SeenContext): Seen => new SeenCaller(verified, context)
+/** What `verify` answers: one caller, for one request. */
+export type Seen = Pick<Caller, keyof Caller>
+
+export const seenOf = (verified: Verified, context: SeenContext): Seen => new Caller(verified, context)
+
+/** What stands behind what a guard answered; null when it was another's answer, or nobody's. @param watch that guard's own. */
+export const verifiedBehind = (seen: Seen, watch: Watch): Verified | null => Caller.behind(seen, watch)

@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { parseStrict, parseStrictBytes } from '../../src/domain/json.js'
 
@@ -81,5 +82,83 @@ describe('strict JSON', () => {
       expect(JSON.stringify({ ...(error as object), message: (error as Error).message })).not.toContain('canary')
     }
     expect.assertions(1)
+  })
+})
+
+/** JSON as it may be written: members may repeat their name, and every character may be escaped. */
+type Written =
+  | { readonly kind: 'plain'; readonly text: string }
+  | { readonly kind: 'string'; readonly chars: readonly Char[] }
+  | { readonly kind: 'array'; readonly elements: readonly Written[] }
+  | { readonly kind: 'object'; readonly members: readonly (readonly [readonly Char[], Written])[] }
+type Char = readonly [string, isEscaped: boolean]
+
+const chars = fc.array(
+  fc.tuple(fc.constantFrom('a', 'b', '"', '\\', ':', ',', '[', '}', ' ', '\n', 'é', '\ud83d\ude00', '__proto__', 'toString'), fc.boolean()),
+  {
+    maxLength: 3,
+  },
+)
+const { written } = fc.letrec<{ written: Written }>(tie => ({
+  written: fc.oneof(
+    { maxDepth: 5, withCrossShrink: true },
+    fc.constantFrom('0', '-1', '1.5e3', 'true', 'false', 'null').map(text => ({ kind: 'plain' as const, text })),
+    chars.map(chars => ({ kind: 'string' as const, chars })),
+    fc.array(tie('written'), { maxLength: 3 }).map(elements => ({ kind: 'array' as const, elements })),
+    fc.array(fc.tuple(chars, tie('written')), { maxLength: 4 }).map(members => ({ kind: 'object' as const, members })),
+  ),
+}))
+const spelled = (list: readonly Char[]): string => list.map(([c]) => c).join('')
+const quoted = (list: readonly Char[]): string =>
+  `"${list.map(([c, isEscaped]) => (isEscaped ? c.replace(/[\s\S]/g, u => `\\u${u.charCodeAt(0).toString(16).padStart(4, '0')}`) : JSON.stringify(c).slice(1, -1))).join('')}"`
+function textOf(w: Written, gap: string): string {
+  switch (w.kind) {
+    case 'plain':
+      return w.text
+    case 'string':
+      return quoted(w.chars)
+    case 'array':
+      return `[${gap}${w.elements.map(e => textOf(e, gap)).join(`${gap},${gap}`)}${gap}]`
+    case 'object':
+      return `{${gap}${w.members.map(([name, v]) => `${quoted(name)}${gap}:${gap}${textOf(v, gap)}`).join(`${gap},`)}}`
+  }
+}
+function repeats(w: Written): boolean {
+  if (w.kind === 'array') return w.elements.some(repeats)
+  if (w.kind !== 'object') return false
+  return new Set(w.members.map(([name]) => spelled(name))).size < w.members.length || w.members.some(([, v]) => repeats(v))
+}
+function countOf(w: Written): number {
+  if (w.kind === 'array') return w.elements.reduce((n, e) => n + 1 + countOf(e), 0)
+  return w.kind === 'object' ? w.members.reduce((n, [, v]) => n + 1 + countOf(v), 0) : 0
+}
+const depthOf = (w: Written): number =>
+  w.kind === 'array' ? 1 + Math.max(0, ...w.elements.map(depthOf)) : w.kind === 'object' ? 1 + Math.max(0, ...w.members.map(([, v]) => depthOf(v))) : 0
+
+describe('however it is written', () => {
+  it('T21 it is read as JSON.parse does, unless a name repeats, and is as deep and as large as it is', () => {
+    fc.assert(
+      fc.property(written, fc.constantFrom('', ' ', '\t\r\n'), (w, gap) => {
+        const text = textOf(w, gap)
+        const own = { maxDepth: depthOf(w), maxMembers: countOf(w) }
+        if (repeats(w)) expect(reasonOf(text, own)).toBe('duplicate_member')
+        else expect(parseStrict(text, own)).toEqual(JSON.parse(text))
+        if (own.maxDepth > 0) expect(reasonOf(text, { ...own, maxDepth: own.maxDepth - 1 })).toBe('too_deep')
+        if (own.maxMembers > 0) expect(reasonOf(text, { ...own, maxMembers: own.maxMembers - 1 })).toBe('too_many_members')
+      }),
+      { numRuns: 2_000 },
+    )
+  })
+  it('H04 a text that was spoiled is refused, or is JSON all the same', () => {
+    fc.assert(
+      fc.property(written, fc.nat(), fc.constantFrom('', '"', '\\', ',', ':', '{', ']', '\u0000', '\ud800', '1e999'), (w, at, put) => {
+        const whole = textOf(w, '')
+        const text = whole.slice(0, at % (whole.length + 1)) + put + whole.slice((at % (whole.length + 1)) + 1)
+        const reason = reasonOf(text, { maxDepth: 64 })
+        if (reason === 'parsed') expect(parseStrict(text, { maxDepth: 64 })).toEqual(JSON.parse(text))
+        else expect(reason).toMatch(/^(not_json|duplicate_member|lone_surrogate|number_overflow)$/)
+      }),
+      { numRuns: 2_000 },
+    )
   })
 })
