@@ -3,7 +3,9 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js'
 import formats from 'ajv-formats'
 import type { Express } from 'express'
+import type { ErrorCode } from '../src/domain/errors.js'
 import { declared } from '../src/http/declaration.js'
+import { ERROR_PAGES } from '../src/http/error-pages.js'
 import { type Answer, describe, type Operation, pathOf } from '../src/http/openapi.js'
 
 /** Seen since the last test asked, in sentences. */
@@ -90,6 +92,7 @@ function judgeOf(app: Express, serverUrl: string) {
     const said = answerAt(document, at, operation, res.statusCode)
     const problems = said ? wrongAnswer(said, method, res, told, wrong) : ['this status is not declared']
     if (res.statusCode < 300) problems.push(...wrongRequest(found, url, req, asked, wrong))
+    else if (res.statusCode >= 400) problems.push(...unexplained(told))
     return problems.map(problem => `${req.method} ${url.pathname} → ${res.statusCode}: ${problem}${told.length < 2_000 ? `, in ${told}` : ''}`)
   }
 }
@@ -123,6 +126,13 @@ function wrongAnswer({ at, answer }: { at: string; answer: Answer }, method: str
     ...found,
     ...wrong(`${at}/content/${pointer(named)}/schema`, isJson && content[named]?.schema.type !== 'string' ? JSON.parse(told.toString()) : told.toString()),
   ]
+}
+
+/** A refusal leads to a page, and the page must know why. */
+function unexplained(told: Buffer): string[] {
+  const { code, reason } = told[0] === 0x7b ? (JSON.parse(told.toString()) as { code?: ErrorCode; reason?: string }) : {}
+  if (code === undefined || reason === undefined) return []
+  return Object.hasOwn(ERROR_PAGES[code].reasons, reason) ? [] : [`the page of ${code} does not know the reason ${reason}`]
 }
 
 /** What was accepted must be acceptable as described: a document that refuses more than we do lies as well. */

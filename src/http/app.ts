@@ -4,6 +4,7 @@ import helmet from 'helmet'
 import { CurfewError } from '../domain/errors.js'
 import { credentialRoutes } from './credentials.js'
 import { descriptionRoutes } from './description.js'
+import { errorRoutes } from './error-page.js'
 import { feedRoutes } from './feed.js'
 import { forwardAuthRoutes } from './forward-auth.js'
 import { hookRoutes } from './hooks.js'
@@ -39,6 +40,7 @@ export function createApp(doors: Doors): Express {
   feedRoutes(app, doors)
   forwardAuthRoutes(app, doors)
   hookRoutes(app, doors)
+  errorRoutes(app, doors)
   descriptionRoutes(app, doors)
   app.use((req, res) =>
     refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })),

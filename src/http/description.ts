@@ -12,7 +12,7 @@ import { type Doors, route } from './route.js'
 const MAX_AGE = 3_600
 
 /** Nothing is loaded and nothing runs; the one style sheet is named by its hash. */
-const CSP = `default-src 'none'; style-src 'sha256-${createHash('sha256').update(STYLE).digest('base64')}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`
+export const CSP = `default-src 'none'; style-src 'sha256-${createHash('sha256').update(STYLE).digest('base64')}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'`
 
 /** To be called after all others: what is declared later is not in it. */
 export function descriptionRoutes(app: Express, doors: Doors): void {

@@ -143,4 +143,5 @@ function range(min: Json | undefined, max: Json | undefined, unit: string): stri
 }
 
 const ENTITIES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' }
-const text = (value: Json | undefined): string => String(value ?? '').replace(/[&<>"']/g, c => ENTITIES[c] as string)
+/** Escaped. */
+export const text = (value: Json | undefined): string => String(value ?? '').replace(/[&<>"']/g, c => ENTITIES[c] as string)

@@ -6,7 +6,7 @@ export const RESOURCE_METADATA = '/.well-known/oauth-protected-resource'
 
 export type AgentAction = 'retry' | 'request_access' | 'ask_human' | 'stop'
 
-interface Telling {
+export interface Telling {
   readonly status: number
   readonly title: string
   readonly action: AgentAction
@@ -50,6 +50,9 @@ const OAUTH = {
   engine_failed: [503, 'temporarily_unavailable'],
   unavailable: [503, 'temporarily_unavailable'],
 } as const satisfies Record<ErrorCode, readonly [number, string]>
+
+/** How a code is told where no OAuth client listens. */
+export const tellingOf = (code: ErrorCode): Telling => TELLINGS[code]
 
 export interface Told {
   readonly status: number
