@@ -131,8 +131,8 @@ export const MATCHES: Readonly<Record<string, string>> = {
 }
 /** The scopes that end tasks as well: a live task token would ask again with the same old evidence. */
 export const ENDS_TASKS: ReadonlySet<SelectorKind> = new Set(['identity', 'issuer', 'all'])
-/** Tasks a pass; they cost little, their credentials are counted apart. */
-const TASKS_A_PASS = 1_000
+/** Tasks a pass, their credentials counted apart: few, for the first pass is made under the lock that every other revocation waits for. */
+export const TASKS_A_PASS = 200
 /** Few, so that two who close find tasks each. */
 const DRAINED_A_PASS = 200
 

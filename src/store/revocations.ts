@@ -6,7 +6,7 @@ import type { Where } from '../domain/where.js'
 import type { CommitOptions, RevocationLog } from '../ports.js'
 import { noSuchTask } from './admission.js'
 import { writeAudit } from './audit.js'
-import { type Act, bury, closeBehind, closeCredentialsOf, closeRows, drain, endTasks } from './closing.js'
+import { type Act, bury, closeBehind, closeCredentialsOf, closeRows, drain, endTasks, TASKS_A_PASS } from './closing.js'
 import { revocationCommitted } from './events.js'
 import { lockCutoffs } from './facts.js'
 import { keyReused } from './issue.js'
@@ -28,9 +28,6 @@ export const ENTRY_MARGIN = 60
 export const INLINE_ROWS = 200
 
 export const noSuchCredential = () => new CurfewError('not_found', 'no such credential', { reason: 'not_found', field: 'selector.credential' })
-
-/** Tasks that attributes name, a commit: each ends with its subtree under the exclusive lock, so it must not be long. */
-const TASKS_A_CHUNK = 1_000
 
 /** What one commit did, and how long its feed entry matters. */
 interface Effect {
@@ -196,7 +193,7 @@ async function write(
   )
   const revocation = toRevocation(row as Row)
   await writeAudit(tx, [revocationCommitted(revocation, options)])
-  return { revocation, last: effect.named?.length === TASKS_A_CHUNK ? (effect.named.at(-1) as string) : null }
+  return { revocation, last: effect.named?.length === TASKS_A_PASS ? (effect.named.at(-1) as string) : null }
 }
 
 async function take(tx: Tx, selector: Selector, act: Act, at: Date, after: string, forGood: boolean): Promise<Effect> {
@@ -233,9 +230,10 @@ async function takeTask(tx: Tx, id: string, act: Act): Promise<Effect> {
 
 /** Frozen here: verifiers are told the tasks. Their credentials close behind them, and refuse from now on for their tasks have ended. */
 async function takeNamed(tx: Tx, where: Where, act: Act, at: Date, from: string): Promise<Effect> {
-  const named = await tasksWhere(tx, where, from, TASKS_A_CHUNK)
+  const named = await tasksWhere(tx, where, from, TASKS_A_PASS)
   const { ended } = await endTasks(tx, named, act, false)
-  const drained = ended.length > 0 ? (await drain(tx, INLINE_ROWS, act.actor)).closed : []
+  // A full chunk is one of many: what hangs on it can wait for those who close behind, and whoever waits for the lock need not.
+  const drained = ended.length > 0 && named.length < TASKS_A_PASS ? (await drain(tx, INLINE_ROWS, act.actor)).closed : []
   const [last] = await tx.query<{ at: Date | null }>('select max(deadline_at) as at from curfew.tasks where id = any($1::text[])', [named])
   return {
     credentials: drained.filter(c => c.revocation === act.id).length,
