@@ -103,7 +103,7 @@ export function feedRoutes(app: Express, doors: Doors): void {
     summary: 'Refuse a guard from here on',
     params: { id: id('guard') },
     successes: { 200: { body: z.object({ guard: guardShape }) } },
-    refuses: ['not_found', 'conflict'],
+    refuses: ['not_found'],
     answer: async ({ params, caller, requestId }) => {
       if (!isId('guard', params.id)) throw notFound('no such guard')
       const guard = await store.guards.disable(params.id, { requestId, actor: { kind: 'operator', id: operatorOf(caller).id } })

@@ -64,7 +64,7 @@ export function quarantineRoutes(app: Express, doors: Doors): void {
     params: { id: id('quarantine') },
     json: reasonBody,
     successes: { 200: { body: z.object({ quarantine: quarantineShape }) } },
-    refuses: ['not_found', 'conflict'],
+    refuses: ['not_found'],
     answer: async ({ params, body, caller, requestId }) => {
       if (!isId('quarantine', params.id)) throw notFound('no such quarantine')
       const lifted = await quarantines.lift(params.id, body.reason, { actor: { kind: 'operator', id: operatorOf(caller).id }, requestId })

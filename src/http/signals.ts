@@ -24,7 +24,7 @@ export function signalRoutes(app: Express, doors: Doors): void {
     headers: { 'Curfew-Source': z.string().optional() },
     json: signalBody,
     successes: { 202: { body: z.object({ signal: signalShape }), headers: { Location: locationShape } } },
-    refuses: ['attestation_refused', 'not_found', 'conflict'],
+    refuses: ['forbidden'],
     answer: async ({ body, raw, headers, req, requestId }) => {
       const source = authenticSource(doors, headers['Curfew-Source'], singleHeader(req, 'curfew-signature'), raw)
       const signal = await broker.acceptSignal(
