@@ -4,7 +4,7 @@ import { type Decision, denial, type PolicyRequest, strictest } from '../domain/
 import { CurfewError } from '../domain/errors.js'
 import { newId, type TaskId } from '../domain/ids.js'
 import type { Task, TaskAttestation } from '../domain/task.js'
-import type { Context } from '../ports.js'
+import type { Context, CredentialEngine } from '../ports.js'
 import type { BrokerDeps } from './deps.js'
 
 export interface Ask {
@@ -26,6 +26,12 @@ export function capabilityNamed(deps: BrokerDeps, name: string, field: string): 
   const capability = deps.capabilities.get(name)
   if (!capability) throw new CurfewError('capability_unknown', 'no such capability', { reason: 'capability_unknown', field })
   return capability
+}
+
+export function engineFor(deps: BrokerDeps, kind: string): CredentialEngine {
+  const engine = deps.engines.get(kind)
+  if (!engine) throw new TypeError(`no engine ${kind} was composed`)
+  return engine
 }
 
 export function audienceOf(deps: BrokerDeps, capability: Capability): Audience | null {
@@ -114,12 +120,16 @@ export async function authorizeBelow(deps: BrokerDeps, ask: Ask, above: readonly
   return strictest(own, permits)
 }
 
-/** Runs `act`, and records a denial that the store found under its locks (a marker, a cut-off, a tombstone) like any other. */
-export async function recordingDenials<T>(deps: BrokerDeps, permit: Decision, context: Context, act: () => Promise<T>): Promise<T> {
+/**
+ * Runs `act`, and records a denial that the store found under its locks (a marker, a cut-off, a tombstone) like any other.
+ * @param permits what it acts on: the denial is of the capability that it names, else of the first.
+ */
+export async function recordingDenials<T>(deps: BrokerDeps, permits: readonly Decision[], context: Context, act: () => Promise<T>): Promise<T> {
   try {
     return await act()
   } catch (error) {
     if (!(error instanceof CurfewError) || error.code !== 'policy_denied' || error.facts.decision) throw error
+    const permit = permits.find(d => d.capability === error.facts.capability) ?? (permits[0] as Decision)
     const denied: Decision = { ...permit, id: newId('decision'), allowed: false, reason: error.facts.reason ?? 'barred', policies: [] }
     deps.meter.decided('denied', denied.reason)
     await deps.store.decisions.deny(denied, context)

@@ -4,9 +4,9 @@ import { fp } from '#failpoint'
 import type { Claim, Credential, Probe } from '../domain/credential.js'
 import { PermanentError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
+import { engineFor } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import { hurryDestroy } from './hurry.js'
-import { engineFor } from './issue.js'
 
 /**
  * Claims, destroys, probes, confirms. Duplicate, early and late calls are harmless: the row's version is the fence.

@@ -6,7 +6,8 @@ import type { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
 import { demandFresh } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
-import { type Issued, issueGrant, termsOf } from './issue.js'
+import { termsOf } from './grant.js'
+import { type Issued, make } from './make.js'
 import { openTask, planTask, type TaskAsk } from './open-task.js'
 import { capabilityAt, ourselves, type TargetAsk, targetOf } from './target.js'
 import { signTaskToken } from './task-token.js'
@@ -47,10 +48,10 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
     termsOf(deps, { ...task, deadlineAt: new Date(now.getTime() + task.lifeSeconds * 1000) }, above, capability.name, wanted.ttlSeconds, {}),
   )
   const others = decisions.filter(d => d !== permit)
-  const issued = await issueGrant(deps, grant, { marks, context, open: { task, decisions: others } }, signal)
+  const [issued] = await make(deps, [grant], { marks, context, open: { task, decisions: others } }, signal)
   const opened = await deps.store.tasks.get(task.id)
   if (!opened) throw new TypeError('a task opened by a committed transaction is there')
-  return { task: opened, taskToken: await signTaskToken(deps, opened), issued: { ...issued, capability } }
+  return { task: opened, taskToken: await signTaskToken(deps, opened), issued: { ...(issued as Issued), capability } }
 }
 
 /** A task needs a task object: scopes are of resource servers, and nothing else here has any. */

@@ -46,7 +46,7 @@ export interface PlannedTask {
 
 export async function openTask(deps: BrokerDeps, ask: TaskAsk, requestId: string | null, signal: AbortSignal): Promise<OpenedTask> {
   const { task, decisions, marks, context } = await planTask(deps, ask, requestId, signal)
-  const opened = await recordingDenials(deps, decisions[0] as Decision, context, () => deps.store.tasks.open(task, decisions, marks, context))
+  const opened = await recordingDenials(deps, decisions, context, () => deps.store.tasks.open(task, decisions, marks, context))
   return { task: opened, token: await signTaskToken(deps, opened) }
 }
 

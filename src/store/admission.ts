@@ -170,9 +170,6 @@ export function judgeAttesting(facts: Facts, id: TaskId, fresh: TaskAttestation)
 /** All that `intend` and `record` check. Answers when the credential ends at the latest. */
 export function judgeIssue(facts: Facts, grant: Grant, kid: string | null): Date {
   const issue = issueOfGrant(grant, kid)
-  // Another process has taken the key out of use, and this one signed with it before it had heard: nothing is wrong with the caller.
-  if (issue.kid !== null && isCut(facts, [scopeOf('key', issue.kid)], issue.issuedAt))
-    throw new CurfewError('unavailable', 'the key that signed this was revoked meanwhile', { reason: 'key_revoked', retryAfterSeconds: 1 })
   const expiresAt = judgeStanding(facts, issue, { attestation: grant.terms.attestation, capabilities: [grant.terms.capability.name] })
   if (grant.expiresAt.getTime() <= facts.now.getTime())
     throw new CurfewError('unavailable', 'it took too long to issue the credential', { reason: 'issued_late', retryAfterSeconds: 1 })
@@ -187,6 +184,9 @@ export function judgeStanding(facts: Facts, issue: Issue, asking: Asking | null)
   // A cut-off refuses what was issued up to it: an `iat` that the database has not reached yet would escape one that is committed next.
   if (issue.issuedAt.getTime() > facts.now.getTime())
     throw new CurfewError('unavailable', 'the clocks of the broker and of its store are apart', { reason: 'clock_skew', retryAfterSeconds: 1 })
+  // Another process has taken the key out of use, and this one signed with it before it had heard: nothing is wrong with the caller.
+  if (issue.kid !== null && isCut(facts, [scopeOf('key', issue.kid)], issue.issuedAt))
+    throw new CurfewError('unavailable', 'the key that signed this was revoked meanwhile', { reason: 'key_revoked', retryAfterSeconds: 1 })
   refuseBarred(facts, issue, issueScopes(issue), issue.issuedAt, asking)
   const ends = [task, ...task.ancestors.map(a => facts.tasks.get(a) as TaskFacts)].map(t => t.deadlineAt.getTime())
   return new Date(Math.min(...ends))

@@ -243,7 +243,7 @@ export function testRevocations(name: string, makeStore: MakeStore): void {
         const task = await openTask(store)
         const [one, two] = [await pending(store, task), await pending(store, task)]
         await store.revocations.commit({ kind: 'key', key: 'kid-x' }, 'requested', { actor: operator })
-        expect(await settleOne(store, one, minted({ kid: 'kid-x' }))).toBeNull()
+        await expect(settleOne(store, one, minted({ kid: 'kid-x' }))).rejects.toMatchObject({ code: 'unavailable', facts: { reason: 'key_revoked' } })
         expect((await store.credentials.get(one.id))?.state).toBe('pending')
         await advance(1)
         expect(await settleOne(store, two, minted({ kid: 'kid-y' }))).not.toBeNull()
