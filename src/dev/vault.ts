@@ -34,6 +34,8 @@ export interface VaultOptions {
   readonly port?: number
   /** `memory` is Vault's dev mode: ready within 4 s, and it forgets. `disk` (raft; our build has no `file`) is for tests that restart or seal it. */
   readonly storage?: 'memory' | 'disk'
+  /** Storage `disk` only: opens `sys/raw`, by which a test puts it into a state that it takes a quarter of an hour to come to by itself. */
+  readonly raw?: boolean
   readonly keep?: boolean
   readonly signal?: AbortSignal | undefined
 }
@@ -46,7 +48,7 @@ export async function startVault(options: VaultOptions): Promise<Vault | Absent>
   const dir = resolve(options.dir)
   const port = options.port ?? (await freePort())
   const address = `http://127.0.0.1:${port}`
-  const rest = { dir, port, address, found, keep: options.keep, signal: options.signal }
+  const rest = { dir, port, address, found, raw: options.raw ?? false, keep: options.keep, signal: options.signal }
   return options.storage === 'disk' ? startLasting(rest) : startDev(rest)
 }
 
@@ -55,6 +57,7 @@ interface Place {
   readonly port: number
   readonly address: string
   readonly found: FoundVault
+  readonly raw: boolean
   readonly keep: boolean | undefined
   readonly signal: AbortSignal | undefined
 }
@@ -100,6 +103,7 @@ async function startLasting(place: Place): Promise<Vault> {
     `storage "raft" {\n  path = "${data}"\n  node_id = "one"\n  performance_multiplier = "1"\n}`,
     `listener "tcp" {\n  address = "127.0.0.1:${place.port}"\n  tls_disable = true\n}`,
     ...(found.plugins ? [`plugin_directory = "${found.plugins}"`] : []),
+    ...(place.raw ? ['raw_storage_endpoint = true'] : []),
   ]
   writePrivate(config, lines.join('\n'))
   const child = await startProcess({

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Child } from '../../src/dev/process.js'
 import type { Failpoint } from '../../src/failpoint.js'
-import { type Clients, clientsOf } from './clients.js'
+import { type Clients, clientsOf, type IssueOptions } from './clients.js'
 import { isStopped } from './formation.js'
 import { auditMark } from './invariants.js'
 import { type Held, type Ledger, newLedger } from './ledger.js'
@@ -30,9 +30,9 @@ const deaths: readonly Death[] = [
   { id: 'F21', name: 'committed, job unacknowledged (4)', kill: (world, clients) => atStep(world, clients, 'revoke.4') },
 ]
 
-export async function issued(clients: Clients): Promise<Held> {
+export async function issued(clients: Clients, options: IssueOptions = {}): Promise<Held> {
   const held = await clients.opened()
-  if ((await clients.issue(held, 'db')).status !== 201) throw new Error('nothing was issued')
+  if ((await clients.issue(held, 'db', options)).status !== 201) throw new Error('nothing was issued')
   return held
 }
 
@@ -189,7 +189,7 @@ async function killedWorkers(world: World, report: Report): Promise<void> {
   }
 }
 
-const metric = async (broker: Broker, line: RegExp): Promise<number> => {
+export const metric = async (broker: Broker, line: RegExp): Promise<number> => {
   const text = await (await fetch(`http://127.0.0.1:${broker.internal}/metrics`)).text()
   return Number(line.exec(text)?.[1] ?? Number.NaN)
 }

@@ -85,6 +85,8 @@ export interface World {
   /** `immediate`: open connections are cut, nothing is written down. */
   stopPostgres(which: 'store' | 'target', how: 'immediate' | 'fast'): Promise<void>
   startPostgres(which: 'store' | 'target'): Promise<void>
+  /** Killed, and back with what it had written down. */
+  restartVault(): Promise<void>
   stopRedis(): Promise<void>
   startRedis(): Promise<void>
   redisCommand(...words: readonly string[]): Promise<unknown>
@@ -100,14 +102,14 @@ export async function buildWorld(): Promise<World | Absent> {
   }
   try {
     const [vault, store, target, redis] = await Promise.all([
-      startVault({ dir: join(dir, 'vault'), own: true, storage: 'disk' }),
+      startVault({ dir: join(dir, 'vault'), own: true, storage: 'disk', raw: true }),
       startPostgres({ dir: join(dir, 'store'), database: 'curfew', name: 'store' }),
       startPostgres({ dir: join(dir, 'target'), database: 'orders', name: 'target' }),
       startRedis({ dir: join(dir, 'redis'), own: true }),
     ])
     const servers = { store: store as Postgres, target: target as Postgres }
-    const live = { redis: redis as Redis }
-    if (!isAbsent(vault)) closing.push(() => vault.stop())
+    const live = { redis: redis as Redis, vault: vault as Vault }
+    if (!isAbsent(vault)) closing.push(() => live.vault.stop())
     if (!isAbsent(store)) closing.push(() => servers.store.stop())
     if (!isAbsent(target)) closing.push(() => servers.target.stop())
     if (!isAbsent(redis)) closing.push(() => live.redis.stop())
@@ -135,7 +137,9 @@ export async function buildWorld(): Promise<World | Absent> {
     return {
       dir,
       issuer,
-      vault: vault as Vault,
+      get vault() {
+        return live.vault
+      },
       proxy,
       get redis() {
         return live.redis
@@ -163,6 +167,14 @@ export async function buildWorld(): Promise<World | Absent> {
         const again = await startPostgres({ dir: join(dir, which), database: which === 'store' ? 'curfew' : 'orders', name: which, port: servers[which].port })
         if (isAbsent(again)) throw new Error(again.absent)
         servers[which] = again
+      },
+      async restartVault() {
+        const { mark, port } = live.vault
+        if (mark) process.kill(mark.pid, 'SIGKILL')
+        await live.vault.stop()
+        const again = await startVault({ dir: join(dir, 'vault'), own: true, storage: 'disk', raw: true, port })
+        if (isAbsent(again)) throw new Error(again.absent)
+        live.vault = again
       },
       stopRedis: () => live.redis.stop(),
       async startRedis() {
