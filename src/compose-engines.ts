@@ -36,6 +36,7 @@ export async function composeEngines(config: Config, deps: EngineDeps): Promise<
         engines.set(kind, memoryEngine())
         break
       case 'vault-database':
+      case 'vault-pki':
       case 'vault-token':
         atVault.add(kind)
         break

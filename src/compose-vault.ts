@@ -1,10 +1,14 @@
 /** Owns the engines that live at Vault: one client an identity, one listing for all of them, and the parameters of each capability, read once. */
 import type { z } from 'zod'
 import { createTarget, type Target } from './clients/target.js'
+import type { VaultClient } from './clients/vault.js'
 import type { EngineDeps } from './compose-engines.js'
 import type { Config } from './config-schema.js'
+import { within } from './domain/deadline.js'
 import type { VaultEngineDeps } from './engines/issuance-token.js'
 import { DATABASE_PARAMETERS, vaultDatabaseEngine } from './engines/vault-database.js'
+import { PKI_PARAMETERS, vaultPkiEngine } from './engines/vault-pki.js'
+import { faultsOfRole } from './engines/vault-roles.js'
 import { TOKEN_PARAMETERS, vaultTokenEngine } from './engines/vault-token.js'
 import { vaultUpstream } from './engines/vault-upstream.js'
 import type { CredentialEngine, Reconcilable } from './ports.js'
@@ -30,6 +34,7 @@ export async function composeVault(config: Config, kinds: ReadonlySet<VaultKind>
   for (const c of config.capabilities) if (c.target) targets.set(c.name, createTarget(c.target.url))
 
   const databases = parametersOf(config, 'vault-database', DATABASE_PARAMETERS)
+  const certificates = parametersOf(config, 'vault-pki', PKI_PARAMETERS)
   const tokens = parametersOf(config, 'vault-token', TOKEN_PARAMETERS)
   const upstream = reconciler
     ? vaultUpstream({
@@ -37,11 +42,15 @@ export async function composeVault(config: Config, kinds: ReadonlySet<VaultKind>
         clock: deps.clock,
         credentialOf: deps.leaseOwners,
         engines: [...kinds],
-        paths: databases.known.map(([capability, p]) => ({ capability, prefix: `${p.mount}/creds/${p.role}` })),
+        paths: [
+          ...databases.known.map(([capability, p]) => ({ capability, prefix: `${p.mount}/creds/${p.role}` })),
+          ...certificates.known.flatMap(([capability, p]) => ['issue', 'sign'].map(act => ({ capability, prefix: `${p.mount}/${act}/${p.role}` }))),
+        ],
       })
     : null
   if (!upstream)
     deps.log.warn({}, 'vault.reconciler is not configured: orphans upstream are not looked for, and a read in flight at a crash waits for a person')
+  if (reconciler) void tellFaultsOfRoles(config, reconciler, deps)
   const common: VaultEngineDeps = {
     issuer,
     revoker,
@@ -53,6 +62,8 @@ export async function composeVault(config: Config, kinds: ReadonlySet<VaultKind>
     switch (kind) {
       case 'vault-database':
         return vaultDatabaseEngine({ ...common, targetOf: name => targets.get(name) ?? null, parametersOf: databases.of })
+      case 'vault-pki':
+        return vaultPkiEngine({ ...common, parametersOf: certificates.of })
       case 'vault-token':
         return vaultTokenEngine({ ...common, address: vault.address, namespace: vault.namespace ?? null, parametersOf: tokens.of })
       default:
@@ -67,6 +78,26 @@ export async function composeVault(config: Config, kinds: ReadonlySet<VaultKind>
     },
   }
 }
+
+/**
+ * At the start, as far as our own identity may look: a role that was misconfigured is told before somebody needs it. Nothing waits for
+ * it, and nothing depends on it: an engine refuses by itself what it cannot end.
+ */
+async function tellFaultsOfRoles(config: Config, reconciler: VaultClient, { log }: EngineDeps): Promise<void> {
+  for (const { name, engine, parameters } of config.capabilities) {
+    const mount = READABLE_ROLES[engine]
+    if (mount === undefined) continue
+    try {
+      const role = await reconciler.role(String(parameters.mount ?? mount), String(parameters.role), within(ROLE_MS))
+      for (const { fault, fix } of faultsOfRole(engine, role, parameters)) log.error({ capability: name, fix }, `its Vault role ${fault}`)
+    } catch (error) {
+      log.info({ err: error, capability: name }, 'its Vault role could not be looked at')
+    }
+  }
+}
+const ROLE_MS = 5_000
+/** Of these kinds the shipped reconciler may read the roles; where they are, unless a capability says otherwise. */
+const READABLE_ROLES: Readonly<Record<string, string>> = { 'vault-pki': 'pki', 'vault-ssh': 'ssh' }
 
 /** Judged here once; what cannot work is refused by its path, by the engine's `check`, before anything is served. */
 function parametersOf<S extends z.ZodType>(config: Config, kind: VaultKind, shape: S) {

@@ -84,10 +84,13 @@ export function show(loaded: LoadedConfig, options: { origin?: boolean } = {}): 
 }
 
 /** How what an engine makes can die (`CredentialEngine.revocation`), known before any engine is built. */
-export const ENGINE_CLASS = { jwt: 'instant', 'vault-database': 'backend', 'vault-token': 'backend', memory: 'backend' } as const satisfies Record<
-  Config['capabilities'][number]['engine'],
-  RevocationClass
->
+export const ENGINE_CLASS = {
+  jwt: 'instant',
+  'vault-database': 'backend',
+  'vault-pki': 'backend',
+  'vault-token': 'backend',
+  memory: 'backend',
+} as const satisfies Record<Config['capabilities'][number]['engine'], RevocationClass>
 
 export function toAudiences(config: Config): Audience[] {
   return config.audiences.map(a => ({ name: a.name, uri: a.uri, senderConstrained: a.senderConstrained, alg: a.alg, introspects: a.secret !== undefined }))

@@ -156,6 +156,11 @@ export const PACKAGES: readonly PackageRule[] = [
   { packages: /^express(\/|$)/, only: ['src/http/', 'src/dev/', 'src/guard/'], because: 'verbs know no HTTP' },
   { packages: /^pino(\/|$)/, only: ['src/log.ts'], because: 'redaction is decided in one place' },
   { packages: /^prom-client$/, only: ['src/metrics.ts'], because: 'names and labels are decided in one place' },
+  {
+    packages: /^(pkijs|asn1js)$/,
+    only: ['src/engines/x509.ts'],
+    because: 'foreign bytes are parsed in one place, and what the parser says stays there (T67)',
+  },
   { packages: /^yaml$/, only: ['src/config-file.ts', 'src/cli/', 'src/dev/'], because: 'the configuration is read strictly or not at all' },
 ]
 

@@ -1,5 +1,6 @@
-# The reconciler: the revoker's paths, and the two listings by which what no row knows is found. Listing needs sudo in Vault; there is
-# no other sudo, and nobody holds revoke-force or revoke-prefix.
+# The reconciler: the revoker's paths, the two listings by which what no row knows is found, and a look at the roles of certificates, whose
+# faults are told when the broker starts. Listing needs sudo in Vault; there is no other sudo, and nobody holds revoke-force or
+# revoke-prefix. Write your own mounts where they are not `database`, `pki` and `ssh`; leave out those of kinds that you do not use.
 path "sys/leases/revoke" {
   capabilities = ["create", "update"]
 }
@@ -14,6 +15,18 @@ path "auth/token/lookup-accessor" {
 }
 path "sys/leases/lookup/database/creds/*" {
   capabilities = ["list", "sudo"]
+}
+path "sys/leases/lookup/pki/issue/*" {
+  capabilities = ["list", "sudo"]
+}
+path "sys/leases/lookup/pki/sign/*" {
+  capabilities = ["list", "sudo"]
+}
+path "pki/roles/*" {
+  capabilities = ["read"]
+}
+path "ssh/roles/*" {
+  capabilities = ["read"]
 }
 path "auth/token/accessors" {
   capabilities = ["list", "sudo"]

@@ -179,30 +179,38 @@ async function* vault(config: Config, io: Io): AsyncGenerator<Finding> {
     }
   if (sealed !== false) return
   const roles = config.capabilities
-    .filter(c => c.engine === 'vault-database')
-    .map(c => ({ mount: word(c.parameters.mount) ?? 'database', role: word(c.parameters.role) }))
+    .filter(c => c.engine in ROLE_MOUNTS)
+    .map(c => ({ ...c, mount: word(c.parameters.mount) ?? (ROLE_MOUNTS[c.engine] as string), role: word(c.parameters.role) }))
   const token = io.env.VAULT_TOKEN
   if (roles.length > 0 && !token) {
-    yield { verdict: 'ok', area: 'vault', detail: 'role statements not looked at: set VAULT_TOKEN of somebody who may read database roles' }
+    yield { verdict: 'ok', area: 'vault', detail: 'roles not looked at: set VAULT_TOKEN of somebody who may read them' }
     return
   }
-  for (const { mount, role } of roles) if (role !== null) yield await roleStatements(config, mount, role, token as string)
+  for (const c of roles) if (c.role !== null) yield* roleFindings(config, { ...c, role: c.role }, token as string)
 }
 
-/** Vault's own default leaves the open session alive, which after one SET ROLE goes on reading (architecture.md section 6). */
-async function roleStatements(config: Config, mount: string, role: string, token: string): Promise<Finding> {
-  const answer = await vaultGet(config, `${mount}/roles/${role}`, token)
-  if (answer?.status !== 200)
-    return { verdict: 'warn', area: 'vault', detail: `role ${role}: its statements cannot be read (${answer?.status ?? 'no answer'})` }
-  const statements = ((answer.body as { data?: { revocation_statements?: unknown } }).data?.revocation_statements ?? []) as unknown[]
-  const text = statements
-    .filter(s => typeof s === 'string')
-    .join('\n')
-    .toLowerCase()
-  const fix = `vault write ${mount}/roles/${role} revocation_statements=@config/vault/revoke.sql`
-  if (text.trim() === '') return { verdict: 'FAIL', area: 'vault', detail: `role ${role} uses default revocation statements: open sessions survive`, fix }
-  if (!text.includes('pg_terminate_backend')) return { verdict: 'FAIL', area: 'vault', detail: `role ${role} does not terminate open sessions`, fix }
-  return { verdict: 'ok', area: 'vault', detail: `role ${role} ends open sessions` }
+/** The kinds that have a role, and where their mount is unless a capability says otherwise. */
+const ROLE_MOUNTS: Readonly<Record<string, string>> = { 'vault-database': 'database', 'vault-pki': 'pki', 'vault-ssh': 'ssh' }
+
+/** Writing a role of certificates sets all that is not named back to what Vault would have; one of keys cannot be patched. */
+const PUT_RIGHT: Readonly<Record<string, string>> = { 'vault-database': 'vault write', 'vault-pki': 'vault patch', 'vault-ssh': 'write the whole role again:' }
+
+async function* roleFindings(
+  config: Config,
+  { engine, mount, role, parameters }: { engine: string; mount: string; role: string; parameters: Readonly<Record<string, unknown>> },
+  token: string,
+): AsyncGenerator<Finding> {
+  const path = `${mount}/roles/${role}`
+  const answer = await vaultGet(config, path, token)
+  if (answer?.status !== 200) {
+    yield { verdict: 'warn', area: 'vault', detail: `role ${role}: it cannot be read (${answer?.status ?? 'no answer'})` }
+    return
+  }
+  const { faultsOfRole } = await import('../engines/vault-roles.js')
+  const faults = faultsOfRole(engine, (answer.body as { data?: Record<string, unknown> }).data ?? {}, parameters)
+  for (const { fault, fix } of faults) yield { verdict: 'FAIL', area: 'vault', detail: `role ${role} ${fault}`, fix: `${PUT_RIGHT[engine]} ${path} ${fix}` }
+  if (faults.length === 0)
+    yield { verdict: 'ok', area: 'vault', detail: engine === 'vault-database' ? `role ${role} ends open sessions` : `role ${role} makes what can be ended` }
 }
 
 async function vaultGet(config: Config, path: string, token: string | undefined): Promise<{ status: number; body: unknown } | null> {

@@ -20,7 +20,7 @@ export function command(io: Io, _words: readonly string[], done: (exit: number) 
   const doctor = new Command('doctor')
     .summary('checks, each with its remedy')
     .description(
-      'Checks Node, configuration, policies, store, clock, migrations, Redis, Vault, keys and overdue work. Exit 9 on a failure.\nWith VAULT_TOKEN of somebody who may read database roles it also reads their revocation statements.',
+      'Checks Node, configuration, policies, store, clock, migrations, Redis, Vault, keys and overdue work. Exit 9 on a failure.\nWith VAULT_TOKEN of somebody who may read roles it also looks whether what they make can be ended.',
     )
   withOutput(withConfig(doctor))
   doctor.addHelpText('after', '\nExample:\n  $ curfew doctor --config /etc/curfew/curfew.yaml')

@@ -41,6 +41,16 @@ export interface Transport {
   list(path: string, options: CallOptions): Promise<unknown>
 }
 
+export type Data = Record<string, unknown>
+
+/** What an answer holds. */
+export const dataOf = (answer: unknown): Data => ((answer as { data?: Data } | null)?.data ?? {}) as Data
+/** A member that must be there. @param what for people: "the lease". */
+export function textOf(value: unknown, what: string): string {
+  if (typeof value !== 'string' || value === '') throw new VaultError('ambiguous', 200, 'READ', `${what}, which is missing in the answer`)
+  return value
+}
+
 const DEADLINE_MS = 1_500
 const MAX_BYTES = 1_048_576
 /** Checked on the raw path, before any URL parser has made something else of it: Vault decodes `%2e%2e` and follows it (real-parts.md 2). */

@@ -4,7 +4,8 @@ import type { VaultAuth, VaultConfig } from '../config-schema.js'
 import { CurfewError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
 import { Secret } from '../domain/secret.js'
-import { type CallOptions, createTransport, type Transport, VaultError } from './vault-transport.js'
+import { LIST_BYTES, SYNC_MS, secretsAt, type VaultSecrets } from './vault-secrets.js'
+import { type CallOptions, createTransport, dataOf as data, type Transport, textOf as text, VaultError } from './vault-transport.js'
 
 export { VaultError } from './vault-transport.js'
 
@@ -13,26 +14,18 @@ export interface IssuanceToken {
   readonly accessor: string
 }
 
-export interface DynamicSecret {
-  readonly leaseId: string
-  readonly leaseSeconds: number
-  readonly username: string
-  readonly password: string
-}
-
 export interface AccessorInfo {
   readonly accessor: string
   readonly credential: CredentialId | null
   readonly createdAt: Date | null
 }
 
-export interface VaultClient {
+export interface VaultClient extends VaultSecrets {
   /** An orphan token under the token role, good for the paths of one policy, dead after `ttlSeconds` unless renewed. */
   createIssuanceToken(
     ask: { credential: CredentialId; displayName: string; policy: string; ttlSeconds: number; maxTtlSeconds: number },
     signal: AbortSignal,
   ): Promise<IssuanceToken>
-  readDynamic(mount: string, role: string, token: Secret, signal: AbortSignal): Promise<DynamicSecret>
   renewAccessor(accessor: string, seconds: number, signal: AbortSignal): Promise<void>
   /** Idempotent: an accessor that is not there has been revoked. */
   revokeAccessor(accessor: string, signal: AbortSignal): Promise<void>
@@ -45,7 +38,7 @@ export interface VaultClient {
   leaseIssuedAt(leaseId: string, signal: AbortSignal): Promise<Date | null>
   listAccessors(signal: AbortSignal): Promise<readonly string[]>
   accessor(accessor: string, signal: AbortSignal): Promise<AccessorInfo | null>
-  role(mount: string, role: string, signal: AbortSignal): Promise<unknown>
+  role(mount: string, role: string, signal: AbortSignal): Promise<Readonly<Record<string, unknown>>>
   transit(
     mount: string,
     key: string,
@@ -57,18 +50,8 @@ export interface VaultClient {
   close(): Promise<void>
 }
 
-/** A sync revocation waits for the target; a listing is long. Milliseconds, bytes. */
-const SYNC_MS = 10_000
-const LIST_BYTES = 33_554_432
 /** Logged in again when this part of the login's life has passed. */
 const RENEW_AT = 0.7
-
-type Data = Record<string, unknown>
-const data = (answer: unknown): Data => ((answer as { data?: Data } | null)?.data ?? {}) as Data
-const text = (value: unknown, what: string): string => {
-  if (typeof value !== 'string' || value === '') throw new VaultError('ambiguous', 200, 'READ', `${what}, which is missing in the answer`)
-  return value
-}
 
 export function createVault(
   config: VaultConfig,
@@ -131,24 +114,7 @@ export function createVault(
       )) as { auth?: { client_token?: unknown; accessor?: unknown } } | null
       return { token: Secret.token(text(answer?.auth?.client_token, 'the issuance token')), accessor: text(answer?.auth?.accessor, 'the accessor') }
     },
-    async readDynamic(mount, dbRole, token, signal) {
-      const answer = (await transport.read(`${mount}/creds/${dbRole}`, {
-        template: '<mount>/creds/<role>',
-        token: token.reveal().token as string,
-        deadlineMs: SYNC_MS,
-        signal,
-      })) as {
-        lease_id?: unknown
-        lease_duration?: unknown
-        data?: Data
-      } | null
-      return {
-        leaseId: text(answer?.lease_id, 'the lease'),
-        leaseSeconds: Number(answer?.lease_duration ?? 0),
-        username: text(answer?.data?.username, 'the user'),
-        password: text(answer?.data?.password, 'the password'),
-      }
-    },
+    ...secretsAt(transport, write),
     async renewAccessor(accessor, seconds, signal) {
       await write('auth/token/renew-accessor', { accessor, increment: `${seconds}s` }, { template: 'auth/token/renew-accessor', signal })
     },

@@ -1,15 +1,11 @@
 /** Owns the orders database of dev, demo, tests and bench: a table to read, the logins around it, and a Vault prepared for it by the shipped script. */
-import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import pg from 'pg'
-import { inherited, repository } from './find.js'
 import { writePrivate } from './folder.js'
 import type { Postgres } from './postgres.js'
 import type { Vault } from './vault.js'
-
-const run = promisify(execFile)
+import { setUpVault } from './vault-setup.js'
 
 export interface OrdersTarget {
   /** `vault:` of a configuration; its secrets are files. */
@@ -36,26 +32,19 @@ export async function prepareOrders(options: { vault: Vault; postgres: Postgres;
     ...login('orders_target', passwords.target),
     'grant app_ro to vault_admin with admin option',
   ])
-  await run('sh', [join(repository(), 'config', 'vault', 'setup.sh')], {
-    env: {
-      ...inherited(),
-      VAULT_ADDR: vault.address,
-      VAULT_TOKEN: vault.rootToken,
-      TARGET_URL_TEMPLATE: `postgresql://{{username}}:{{password}}@127.0.0.1:${postgres.port}/orders?sslmode=disable`,
-      TARGET_ADMIN_USER: 'vault_admin',
-      TARGET_ADMIN_PASSWORD: passwords.vault,
-      OUT: dir,
-      ...(options.signer ? { SIGNER: options.signer } : {}),
-    },
-    timeout: 60_000,
+  const configured = await setUpVault(vault, dir, {
+    KINDS: 'database',
+    TARGET_URL_TEMPLATE: `postgresql://{{username}}:{{password}}@127.0.0.1:${postgres.port}/orders?sslmode=disable`,
+    TARGET_ADMIN_USER: 'vault_admin',
+    TARGET_ADMIN_PASSWORD: passwords.vault,
+    ...(options.signer ? { SIGNER: options.signer } : {}),
   })
-  const identity = (name: string) => ({ method: 'approle', roleId: `curfew-${name}`, secretId: { file: join(dir, `vault-${name}-secret-id`) } })
   const targetUrl = postgres.urlFor('orders_target', passwords.target, 'orders')
   const targetFile = join(dir, 'target-url')
   writePrivate(targetFile, targetUrl)
   return {
     targetUrl,
-    vault: { address: vault.address, issuer: identity('issuer'), revoker: identity('revoker'), reconciler: identity('reconciler') },
+    vault: configured,
     capability: name => ({
       name,
       summary: 'read the orders database as a user that exists for this task only',

@@ -78,6 +78,13 @@ export function issuanceTokens(deps: Pick<VaultEngineDeps, 'issuer' | 'clock' | 
 
 const secondsLeft = (until: Date, clock: Clock) => Math.ceil((until.getTime() - clock.now().getTime()) / 1000)
 
+/** What may be asked for so that it does not outlive its grant. @throws {CurfewError} when that is nothing. */
+export function wholeSecondsLeft(until: Date, clock: Clock): number {
+  const seconds = Math.floor((until.getTime() - clock.now().getTime()) / 1000)
+  if (seconds < 1) throw new CurfewError('task_ended', 'its time was up before it was made', { reason: 'too_little_time' })
+  return seconds
+}
+
 /** Says in which step it failed, and of Vault's answer its kind alone. @param what "the database user". */
 export function failing(what: string): (step: 'prepared' | 'made' | 'kept' | 'ended' | 'probed', cause: unknown) => CurfewError {
   return (step, cause) => new CurfewError('engine_failed', `${what} could not be ${step}`, { reason: reasonOf(cause), retryAfterSeconds: 1 }, { cause })
