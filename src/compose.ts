@@ -11,6 +11,7 @@ import { composeQueue } from './compose-queue.js'
 import { toAudiences, toCapabilities } from './config.js'
 import type { Config, IssuerConfig } from './config-schema.js'
 import type { Audience } from './domain/capability.js'
+import { dpopNonces } from './domain/dpop-nonce.js'
 import type { CredentialId } from './domain/ids.js'
 import type { Secret } from './domain/secret.js'
 import type { Doorbell } from './feed/doorbell.js'
@@ -20,6 +21,7 @@ import { cedarPolicy } from './policy/cedar.js'
 import type { Attestor, JobQueue, Store } from './ports.js'
 import { retention, wrapperOf } from './signers/configured.js'
 import { type LoadedSigner, openRing } from './signers/key-ring.js'
+import { nonceKey } from './signers/nonce-key.js'
 import { sealDigest } from './signers/sealed.js'
 import { MIGRATIONS } from './store/migrate.js'
 import { openStore } from './store/open.js'
@@ -107,6 +109,7 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
         ]),
       ),
       signals: config.signals,
+      nonces: config.server.dpopNonce === 'required' ? dpopNonces(await nonceKey(wrapper)) : null,
       tasks: config.tasks,
       log,
       meter: metrics.meter,

@@ -216,6 +216,8 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       maxConnections: z.int().min(10).max(100_000).default(5_000),
       /** After SIGTERM, how long `/readyz` says so while everything that comes is served: a balancer's own time to notice. Default 5 s, in dev mode 0. */
       drainMs: z.int().min(0).max(60_000).optional(),
+      /** `required`: every proof repeats a nonce of ours (RFC 9449 section 8), so that a key that somebody once held is good for no later proof. */
+      dpopNonce: z.enum(['off', 'required']).default('off'),
     }),
     store: z.discriminatedUnion('kind', [
       z.strictObject({ kind: z.literal('postgres'), url: secret, maxConnections: z.int().min(2).max(200).default(16), caFile: file.optional() }),

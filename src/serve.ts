@@ -45,6 +45,7 @@ export function doorsOf(app: App, feed: Feed): Doors {
     signalSources: app.config.signals.sources,
     hooks: app.config.hooks,
     hookCounted: app.deps.meter.hook,
+    nonces: app.deps.nonces,
     sealDigest: app.sealDigest,
     feed,
     readiness: () => readinessOf(app, feed),

@@ -1,5 +1,6 @@
 /** Owns what every verb is given: the ports, the judged configuration, and two narrow ways to tell what happened. */
 import type { Audience, Capability } from '../domain/capability.js'
+import type { Nonces } from '../domain/dpop-nonce.js'
 import type { Signal, SignalAct } from '../domain/signal.js'
 import type { Attestor, CredentialEngine, JobQueue, PolicyEngine, Reconcilable, RevocationPublisher, Signer, Store } from '../ports.js'
 
@@ -20,6 +21,8 @@ export interface BrokerDeps {
   /** By name: the ceiling on what is issued on this issuer's word, and how the identities begin that only it can attest. */
   readonly issuers: ReadonlyMap<string, { readonly enabled: boolean; readonly maxTtlSeconds: number; readonly identityPrefix: string }>
   readonly signals: SignalRules
+  /** Null: a proof needs none. */
+  readonly nonces: Nonces | null
   readonly tasks: { readonly maxLifeSeconds: number; readonly defaultLifeSeconds: number }
   readonly log: Log
   readonly meter: Meter

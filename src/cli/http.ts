@@ -54,6 +54,8 @@ interface Sent {
   readonly retryAfter: number | null
   readonly date: string | null
   readonly age: string | null
+  /** It is the same request that is wanted, with the server's nonce in its proof (RFC 9449 sections 8 and 9). */
+  readonly wantsNonce: boolean
   readonly text: string
 }
 
@@ -68,6 +70,8 @@ export function brokerAt(options: BrokerOptions): Broker {
   const url = checkedUrl(options.url, options.insecureHttp === true)
   let issuer: Promise<string> | null = null
   let transport: Promise<typeof fetch> | null = null
+  /** The last nonce of each of the two servers that a broker is to its clients. */
+  const nonces = new Map<'authorization' | 'resource', string>()
 
   async function askIssuer(signal: AbortSignal): Promise<string> {
     const { body } = await call({ method: 'GET', path: '/.well-known/oauth-authorization-server', auth: { kind: 'none' } }, signal)
@@ -108,13 +112,21 @@ export function brokerAt(options: BrokerOptions): Broker {
       signal: within(call.timeoutMs ?? ATTEMPT_MS, signal),
       ...(body === undefined ? {} : { body }),
     })
+    const nonce = response.headers.get('dpop-nonce')
+    if (nonce !== null) nonces.set(serverOf(call.path), nonce)
     const after = response.headers.get('retry-after')
+    const text = await bounded(response)
     return {
       status: response.status,
+      wantsNonce:
+        nonce !== null &&
+        (response.status === 401
+          ? /\berror="use_dpop_nonce"/.test(response.headers.get('www-authenticate') ?? '')
+          : response.status === 400 && parseObject(text)?.error === 'use_dpop_nonce'),
       retryAfter: after !== null && /^\d{1,9}$/.test(after) ? Number(after) : null,
       date: response.headers.get('date'),
       age: response.headers.get('age'),
-      text: await bounded(response),
+      text,
     }
   }
 
@@ -123,12 +135,14 @@ export function brokerAt(options: BrokerOptions): Broker {
     if (auth.kind === 'none') return {}
     if (auth.kind === 'operator') return { Authorization: `Bearer ${auth.token}` }
     const htu = (await broker.issuer(signal)) + call.path
-    if (auth.kind === 'proof') return { DPoP: await auth.key.proof(call.method, htu) }
-    return { Authorization: `DPoP ${auth.token}`, DPoP: await auth.key.proof(call.method, htu, auth.token) }
+    const nonce = nonces.get(serverOf(call.path))
+    if (auth.kind === 'proof') return { DPoP: await auth.key.proof(call.method, htu, { nonce }) }
+    return { Authorization: `DPoP ${auth.token}`, DPoP: await auth.key.proof(call.method, htu, { accessToken: auth.token, nonce }) }
   }
 
   async function call(call: Call, signal: AbortSignal): Promise<Answer> {
     const most = Math.min(call.retries ?? MOST_RETRIES, MOST_RETRIES)
+    let isNonceNew = true
     for (let attempt = 0; ; attempt++) {
       let failure: CliError
       let retryAfter = 0
@@ -136,6 +150,12 @@ export function brokerAt(options: BrokerOptions): Broker {
       try {
         const answer = await send(call, signal)
         if (answer.status < 400) return { status: answer.status, body: parsed(answer.text, answer.status), clock: clockOf(answer) }
+        if (answer.wantsNonce && isNonceNew) {
+          // No try of ours was wasted: it is how a first proof learns of the nonce. A second time it is a refusal like any other.
+          isNonceNew = false
+          attempt--
+          continue
+        }
         failure = refusal(answer)
         // Never on a denial: only where the same request may fare better (ux.md 2.1).
         again = answer.status === 429 || answer.status >= 500
@@ -163,6 +183,8 @@ export function brokerAt(options: BrokerOptions): Broker {
   }
   return broker
 }
+
+const serverOf = (path: string) => (path.startsWith('/oauth2/') ? 'authorization' : 'resource')
 
 function checkedUrl(text: string, insecureHttp: boolean): string {
   let url: URL

@@ -4,7 +4,7 @@ import type { JWK } from 'jose'
 
 export interface ProofKey {
   /** @param url the server's configured issuer URL plus the path: neither the address we dialled nor a query (section 4.2). */
-  proof(method: string, url: string, accessToken?: string): Promise<string>
+  proof(method: string, url: string, shown?: { readonly accessToken?: string | undefined; readonly nonce?: string | undefined }): Promise<string>
   /** The private JWK: for a 0600 file, or for the one child that was promised it. */
   exportPrivate(): JWK
 }
@@ -24,13 +24,14 @@ export function proofKeyFrom(jwk: JWK): ProofKey {
 function proofKeyOf(key: KeyObject): ProofKey {
   const { kty, crv, x, y } = createPublicKey(key).export({ format: 'jwk' })
   return {
-    async proof(method, url, accessToken) {
+    async proof(method, url, { accessToken, nonce } = {}) {
       const { SignJWT } = await import('jose/jwt/sign')
       return new SignJWT({
         jti: randomUUID(),
         htm: method,
         htu: url,
         iat: Math.floor(Date.now() / 1000),
+        ...(nonce === undefined ? {} : { nonce }),
         ...(accessToken === undefined ? {} : { ath: createHash('sha256').update(accessToken).digest('base64url') }),
       })
         .setProtectedHeader({ alg: 'ES256', typ: 'dpop+jwt', jwk: { kty, crv, x, y } as JWK })

@@ -1,6 +1,7 @@
-/** Owns the verification of a DPoP proof (RFC 9449 section 4.3), without nonces: replay is stopped by a mark in the store. */
+/** Owns the verification of a DPoP proof (RFC 9449 section 4.3). Replay is stopped by a mark in the store, with a nonce as without. */
 import { createHash } from 'node:crypto'
 import type { JWK } from 'jose'
+import { NONCE_SECONDS } from './dpop-nonce.js'
 import { CurfewError } from './errors.js'
 import { type AdmittedKey, admitKeys } from './jwk.js'
 import { inspect, type JwsProfile } from './jws.js'
@@ -18,6 +19,8 @@ export interface ProofExpectation {
   readonly now: Date
   /** When the proof accompanies a token: its `ath` must be of this one (section 4.3, step 11). */
   readonly accessToken?: string
+  /** Present where a nonce is demanded: whether this is one (section 4.3, step 10). Then the nonce bounds the past, and a client's slow clock costs it nothing. */
+  readonly isNonce?: (nonce: string) => boolean
 }
 
 export interface VerifiedProof {
@@ -38,19 +41,21 @@ export async function verifyProof(proof: string, expected: ProofExpectation): Pr
     await checkSignature(key)
     return { key, payload: unverified }
   })
-  const { jti, htm, htu, iat, ath } = payload
+  const { jti, htm, htu, iat, ath, nonce } = payload
   if (typeof jti !== 'string' || jti.length === 0 || Buffer.byteLength(jti) > 256) return refuse('jti_invalid', 'jti')
   if (htm !== expected.method) return refuse('htm_mismatch', 'htm')
   const place = normalized(expected.url)
   if (typeof htu !== 'string' || place === null || normalized(htu) !== place) return refuse('htu_mismatch', 'htu')
   if (!Number.isSafeInteger(iat)) return refuse('iat_invalid', 'iat')
   const age = expected.now.getTime() / 1000 - (iat as number)
-  if (age > PROOF_PAST) return refuse('proof_old', 'iat')
+  if (expected.isNonce && !(typeof nonce === 'string' && expected.isNonce(nonce))) return refuse('nonce_required', 'nonce')
+  if (!expected.isNonce && age > PROOF_PAST) return refuse('proof_old', 'iat')
   if (age < -PROOF_AHEAD) return refuse('proof_in_future', 'iat')
   if (expected.accessToken !== undefined) {
     if (ath !== createHash('sha256').update(expected.accessToken, 'ascii').digest('base64url')) return refuse('ath_mismatch', 'ath')
   } else if (ath !== undefined) return refuse('ath_unexpected', 'ath')
-  const until = new Date(((iat as number) + PROOF_PAST + PROOF_AHEAD) * 1000)
+  // The longer of both bounds: of two replicas one may demand nonces already, and the other not yet.
+  const until = new Date(Math.max((iat as number) + PROOF_PAST + PROOF_AHEAD, expected.now.getTime() / 1000 + 2 * NONCE_SECONDS) * 1000)
   return { jkt: key.thumbprint, mark: { namespace: `dpop:${key.thumbprint}`, id: createHash('sha256').update(jti).digest('base64url'), until } }
 }
 

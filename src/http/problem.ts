@@ -103,7 +103,14 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
 /** RFC 9449 section 7.1, and where to learn what is wanted (RFC 9728 section 5.1). What was wrong with evidence in a body is no matter of a token. */
 function challengeOf(error: CurfewError, serverUrl: string): string {
   const { reason, field } = error.facts
-  const word = error.code === 'proof_refused' ? 'invalid_dpop_proof' : field === 'Authorization' && reason !== 'credentials_missing' ? 'invalid_token' : null
+  const word =
+    reason === 'nonce_required'
+      ? 'use_dpop_nonce'
+      : error.code === 'proof_refused'
+        ? 'invalid_dpop_proof'
+        : field === 'Authorization' && reason !== 'credentials_missing'
+          ? 'invalid_token'
+          : null
   return `DPoP ${word === null ? '' : `error="${word}", `}algs="ES256 RS256", resource_metadata="${serverUrl}${RESOURCE_METADATA}/v1"`
 }
 
@@ -114,6 +121,7 @@ const CHALLENGED = new Set(['client_unauthenticated', 'authorization_refused'])
 function wordFor(error: CurfewError): readonly [number, string] {
   const { reason = '', field = '', shownAs } = error.facts
   if (reason === 'grant_type_unsupported') return [400, 'unsupported_grant_type']
+  if (reason === 'nonce_required') return [400, 'use_dpop_nonce']
   if (UNAUTHENTICATED.has(reason)) return [401, 'invalid_client']
   // One bad token has three words: of a subject token (RFC 8693 section 2.2.2), of a grant (RFC 7523 section 3.1), of a client (section 3.2).
   if (error.code === 'attestation_refused' || error.code === 'attestation_stale') {

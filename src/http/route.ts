@@ -6,12 +6,13 @@ import type { z } from 'zod'
 import type { Broker } from '../broker/broker.js'
 import type { Log } from '../broker/deps.js'
 import type { Holder } from '../broker/holder.js'
-import type { Presented } from '../broker/prove.js'
+import { type Presented, realmOf } from '../broker/prove.js'
 import type { HookSource } from '../broker/run-ended.js'
 import type { AuditKind } from '../domain/audit.js'
 import type { Audience, Capability } from '../domain/capability.js'
 import type { ClientMethod } from '../domain/client-methods.js'
 import { within } from '../domain/deadline.js'
+import type { Nonces } from '../domain/dpop-nonce.js'
 import { CurfewError } from '../domain/errors.js'
 import type { Guard } from '../domain/guard.js'
 import { may, type Operator, type Right } from '../domain/operator.js'
@@ -35,6 +36,8 @@ export interface Doors {
   readonly signalSources: readonly { readonly name: string; readonly secret: Secret; readonly maxAgeSeconds: number }[]
   readonly hooks: readonly (HookSource & { readonly secret: Secret })[]
   readonly hookCounted: (source: string, result: string) => void
+  /** Null: a proof needs none. */
+  readonly nonces: Nonces | null
   /** Seals a digest as the store keeps it: a stolen database must not help to guess a token (security.md 4, secrets at rest). */
   readonly sealDigest: (digest: string) => string
   readonly feed: Feed
@@ -118,6 +121,9 @@ export function route<B = undefined, Q = undefined, const H extends Headers = Re
     try {
       const signal = within(REQUEST_MS)
       const presented: Presented = { proofs: headerValues(req, 'dpop'), method: req.method, path: req.path }
+      // With every answer to a proof, so that the next one has a fresh nonce (RFC 9449 section 8.2); what may be kept by a cache takes no proof.
+      if (doors.nonces && presented.proofs.length > 0 && (spec.who !== 'public' || spec.method !== 'get'))
+        res.setHeader('DPoP-Nonce', doors.nonces.current(realmOf(presented.path), doors.store.clock.now()))
       const query = parse(spec.query, spec.query ? { ...req.query } : undefined, 'query')
       if (!spec.query && Object.keys(req.query).length > 0)
         throw new CurfewError('malformed', 'this route takes no query parameters', { reason: 'unknown_field', field: 'query' })

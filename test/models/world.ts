@@ -194,6 +194,7 @@ function depsOf({ store, engine, policy }: Parts, queue: MemoryQueue, reconcilab
     capabilities: new Map([AT_VAULT, LOCAL].map(c => [c.name, { ...c, maxEvidenceAgeSeconds: 86_400 }])),
     audiences: new Map([[ORDERS.name, ORDERS]]),
     issuers: new Map([['github', { enabled: true, maxTtlSeconds: 7_200, identityPrefix: 'github:' }]]),
+    nonces: null,
     signals: { sources: [], rules: [] },
     tasks: { maxLifeSeconds: 86_400, defaultLifeSeconds: 3_600 },
     log: quiet,

@@ -1,6 +1,7 @@
 import { createHash, generateKeyPairSync, type KeyObject, sign as signBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { type ProofExpectation, verifyProof } from '../../src/domain/dpop.js'
+import { NONCE_SECONDS } from '../../src/domain/dpop-nonce.js'
 
 const NOW = 1_790_000_000
 const URL_ = 'https://curfew.example/v1/tasks'
@@ -71,6 +72,35 @@ describe('a proof of possession', () => {
     expect(await verdict(proof({ iat: NOW - 300 }))).toBe('accepted')
     expect(await verdict(proof({ iat: NOW + 60 }))).toBe('accepted')
     expect(await verdict(proof({ jti: 'é'.repeat(128) }))).toBe('accepted')
+  })
+
+  describe('where a nonce is demanded', () => {
+    const isNonce = (nonce: string) => nonce === 'good'
+    const demanded = (claims: object) => verdict(proof(claims), { isNonce })
+
+    it.each([undefined, '', 'stale', 'Good', 'good ', 7, null, true, ['good'], { good: true }])('T43 %j is none', async nonce => {
+      expect(await demanded({ nonce })).toBe('nonce_required')
+      expect(await demanded({ nonce: 'good' })).toBe('accepted')
+    })
+    it('it bounds the past, so that a slow clock costs nothing; the future has its bound as before (standards.md 1.4)', async () => {
+      expect(await demanded({ nonce: 'good', iat: NOW - 86_400 })).toBe('accepted')
+      expect(await demanded({ nonce: 'good', iat: NOW + 61 })).toBe('proof_in_future')
+      expect(await demanded({ iat: NOW - 86_400 })).toBe('nonce_required')
+    })
+    it('the mark outlives the nonce, and the window of a replica that demands none yet', async () => {
+      const until = async (iat: number) =>
+        (await verifyProof(proof({ nonce: 'good', iat }), { method: 'POST', url: URL_, now: new Date(NOW * 1000), isNonce })).mark.until.getTime() / 1000
+      expect(await until(NOW - 86_400)).toBe(NOW + 2 * NONCE_SECONDS)
+      expect(await until(NOW)).toBe(NOW + 360)
+    })
+    it('everything else is refused as without, and before it: a nonce mends nothing', async () => {
+      expect(await demanded({ nonce: 'good', htm: 'GET' })).toBe('htm_mismatch')
+      expect(await demanded({ nonce: 'good', jti: undefined })).toBe('jti_invalid')
+      expect(await demanded({ nonce: 'good', ath: 'x' })).toBe('ath_unexpected')
+    })
+    it('where none is demanded, one does no harm', async () => {
+      expect(await verdict(proof({ nonce: 'any' }))).toBe('accepted')
+    })
   })
 
   it('T41 the hash must be of the token that came along', async () => {

@@ -4,6 +4,7 @@ import { writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { decodeJwt } from 'jose'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { exitOf } from '../../../src/cli/exit.js'
 import { duration, plain, redact, table } from '../../../src/cli/output.js'
@@ -53,6 +54,22 @@ describe('exit codes (ux.md 3.2)', () => {
     answers(status, code)
     expect((await token()).exit).toBe(exit)
     expect(opened()).toBe(5)
+  })
+
+  test('a nonce is fetched by going back once; a server that is content with none is asked no third time, and one that gives none not even a second (RFC 9449)', async () => {
+    const demand = { 'WWW-Authenticate': 'DPoP error="use_dpop_nonce", algs="ES256 RS256"' }
+    const fault = (headers: Record<string, string>) =>
+      at.broker.faults.push({ when: opening, times: 99, status: 401, body: { code: 'proof_refused', reason: 'nonce_required' }, headers })
+    fault({ ...demand, 'DPoP-Nonce': 'of-the-server' })
+    expect((await token()).exit).toBe(3)
+    const sent = at.broker.seen.filter(opening).map(s => decodeJwt(s.headers.dpop as string))
+    expect(sent.map(p => p.nonce)).toEqual([undefined, 'of-the-server'])
+    expect(new Set(sent.map(p => p.jti)).size).toBe(2)
+    at.broker.faults.length = 0
+    at.broker.seen.length = 0
+    fault(demand)
+    expect((await token()).exit).toBe(3)
+    expect(opened()).toBe(1)
   })
 
   test('what a proxy answers is judged by its status', () => {
