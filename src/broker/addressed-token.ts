@@ -1,6 +1,6 @@
 /** Owns reading what we signed for ourselves: task tokens and grants, by the keys that are never published. */
 import type { JWTPayload } from 'jose'
-import type { CurfewError } from '../domain/errors.js'
+import { CurfewError } from '../domain/errors.js'
 import type { JwsProfile } from '../domain/jws.js'
 import { readOwnToken } from '../domain/own-token.js'
 import type { BrokerDeps } from './deps.js'
@@ -12,7 +12,10 @@ export async function readAddressedToken(
   profile: JwsProfile,
   refuse: (reason: string) => CurfewError,
 ): Promise<JWTPayload & { readonly exp: number }> {
-  const read = await readOwnToken(token, () => deps.signer.jwks('task'), profile)
+  const read = await readOwnToken(token, () => deps.signer.jwks('task'), profile).catch(error => {
+    // Whatever is wrong with it, it is this token that is: the caller has the name of where it stood.
+    throw error instanceof CurfewError && error.code === 'attestation_refused' ? refuse(error.facts.reason ?? 'malformed_token') : error
+  })
   if (!read) throw refuse('key_unknown')
   const { payload } = read
   if (payload.iss !== deps.serverUrl) throw refuse('issuer_mismatch')

@@ -9,9 +9,10 @@ import { destroy } from './destroy.js'
 import { exchange } from './exchange.js'
 import { closeDue } from './expire.js'
 import { explain } from './explain.js'
+import { giveBack } from './give-back.js'
 import { recognizeHolder } from './holder.js'
-import { credentialOfHolder, endTask, giveBack, heartbeat } from './holder-acts.js'
-import { introspect } from './introspect.js'
+import { credentialOfHolder, endTask, heartbeat } from './holder-acts.js'
+import { introspect, signIntrospection } from './introspect.js'
 import { issue } from './issue.js'
 import { openTask } from './open-task.js'
 import { receipt } from './receipt.js'
@@ -37,6 +38,7 @@ export function createBroker(deps: BrokerDeps) {
     credentialOfHolder: bind(credentialOfHolder),
     giveBack: bind(giveBack),
     introspect: bind(introspect),
+    signIntrospection: bind(signIntrospection),
     admit: bind(admit),
     explain: bind(explain),
     acceptSignal: bind(acceptSignal),

@@ -61,9 +61,7 @@ export function looksLikeGrant(token: string): boolean {
 /** Verifies signature, class, issuer, audience and time. Whether it was used, and whether the task above is open, the store says. */
 export async function readGrant(deps: BrokerDeps, token: string): Promise<GrantedChild & { readonly mark: Mark }> {
   const refuse = (reason: string) => new CurfewError('attestation_refused', 'this is no grant of this broker', { reason, field: 'parent_grant' })
-  const payload = await readAddressedToken(deps, token, PROFILE, refuse).catch(error => {
-    throw error instanceof CurfewError && error.code === 'attestation_refused' ? refuse(error.facts.reason ?? 'malformed_token') : error
-  })
+  const payload = await readAddressedToken(deps, token, PROFILE, refuse)
   const { jti, task, capabilities, life_seconds: life, purpose, may_act: mayAct, cnf } = payload as Record<string, unknown>
   const to = { identity: textOr((mayAct as { sub?: unknown } | undefined)?.sub), jkt: textOr((cnf as { jkt?: unknown } | undefined)?.jkt) }
   if (!isId('grant', jti) || !isId('task', task) || !Array.isArray(capabilities) || (to.identity === null && to.jkt === null)) throw refuse('claim_invalid')

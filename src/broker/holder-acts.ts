@@ -1,13 +1,10 @@
-/** Verbs of a task's holder: heartbeat, complete, cancel, and giving back one credential. */
+/** Verbs of a task's holder: heartbeat, complete, cancel, and looking at what it holds. */
 import type { Credential } from '../domain/credential.js'
-import { CurfewError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
 import type { Revocation } from '../domain/revocation.js'
 import type { Task } from '../domain/task.js'
 import type { BrokerDeps } from './deps.js'
 import { type Holder, notFound } from './holder.js'
-import { readAccessToken } from './introspect.js'
-import { type Presented, prove } from './prove.js'
 import { revoke } from './revoke.js'
 
 export async function heartbeat(deps: BrokerDeps, holder: Holder, requestId: string | null): Promise<Task> {
@@ -36,23 +33,4 @@ export async function credentialOfHolder(deps: BrokerDeps, holder: Holder, id: C
   const credential = await deps.store.credentials.get(id)
   if (!credential || (credential.task !== holder.task.id && !credential.ancestors.includes(holder.task.id))) throw notFound('no such credential')
   return credential
-}
-
-/**
- * RFC 7009: the holder gives a token back. A bound token needs the proof of its key; what is no token of ours, or is not live, is
- * answered like success (section 2.2).
- */
-export async function giveBack(deps: BrokerDeps, token: string, presented: Presented, requestId: string | null): Promise<Revocation | null> {
-  const read = await readAccessToken(deps, token)
-  if (!read) return null
-  const credential = await deps.store.credentials.get(read.id)
-  if (!credential) return null
-  const proven = credential.jkt === null ? null : await prove(deps, presented, token)
-  if (proven && proven.jkt !== credential.jkt)
-    throw new CurfewError('proof_refused', 'the proof is by another key than the token is bound to', { reason: 'key_mismatch', field: 'DPoP' })
-  return revoke(deps, { kind: 'credential', key: credential.id }, 'holder_revoked', {
-    actor: { kind: 'holder', id: credential.task },
-    requestId,
-    ...(proven ? { marks: [proven.mark] } : {}),
-  })
 }

@@ -22,6 +22,17 @@ export async function introspect(deps: BrokerDeps, audience: Audience, token: st
   return credential && credential.kid === read.kid ? { credential, claims: read.claims } : null
 }
 
+/** RFC 9701 section 5. No verifier of ours or of access tokens accepts the type, and an answer that could pass for one has `sub` and `exp` at its top (section 8.1). */
+const ANSWER_TYP = 'token-introspection+jwt'
+
+/** The same answer, live or not, as evidence that we gave it to this resource server. */
+export async function signIntrospection(deps: BrokerDeps, audience: Audience, answer: Readonly<Record<string, unknown>>): Promise<string> {
+  const iat = Math.floor(deps.store.clock.now().getTime() / 1000)
+  // The name by which it authenticates is its client_id.
+  const claims = { iss: deps.serverUrl, aud: audience.name, iat, token_introspection: answer }
+  return (await deps.signer.sign('access', ANSWER_TYP, claims, audience.alg)).token
+}
+
 /** An access token of ours by its signature; null for all else. Says nothing about whether it is live. */
 export async function readAccessToken(deps: BrokerDeps, token: string): Promise<{ id: Credential['id']; kid: string; claims: JWTPayload } | null> {
   try {

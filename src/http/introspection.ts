@@ -1,4 +1,4 @@
-/** Owns introspection (RFC 7662) and how a resource server authenticates to it. */
+/** Owns introspection (RFC 7662, as a JWT RFC 9701) and how a resource server authenticates to it. */
 import { timingSafeEqual } from 'node:crypto'
 import type { Express, Request } from 'express'
 import type { Audience } from '../domain/capability.js'
@@ -7,6 +7,8 @@ import { Secret } from '../domain/secret.js'
 import { authorization } from './request.js'
 import { type Doors, route } from './route.js'
 import { tokenQueryForm } from './schemas.js'
+
+const SIGNED_ANSWER = 'application/token-introspection+jwt'
 
 export function introspectionRoutes(app: Express, doors: Doors): void {
   route(app, doors, {
@@ -18,9 +20,10 @@ export function introspectionRoutes(app: Express, doors: Doors): void {
     answer: async ({ body, req }) => {
       const audience = resourceServer(doors, req)
       const live = await doors.broker.introspect(audience, body.token)
-      if (!live) return { status: 200, body: { active: false } }
-      const { nbf: _nbf, ...claims } = live.claims
-      return { status: 200, body: { active: true, token_type: live.credential.jkt === null ? 'Bearer' : 'DPoP', ...claims } }
+      const told = live ? { active: true, token_type: live.credential.jkt === null ? 'Bearer' : 'DPoP', ...live.claims } : { active: false }
+      // Plain JSON unless the caller likes the signed answer better (RFC 9701 section 4, RFC 9110 section 12.5.1).
+      if (req.accepts(['application/json', SIGNED_ANSWER]) !== SIGNED_ANSWER) return { status: 200, body: told }
+      return { status: 200, headers: { 'Content-Type': SIGNED_ANSWER }, body: await doors.broker.signIntrospection(audience, told) }
     },
   })
 }

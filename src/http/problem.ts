@@ -83,7 +83,10 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
     // The stable machine word first, so that clients which keep only the description keep it too (standards.md 2.2.3).
     const [oauthStatus, oauthError] = wordFor(error)
     // RFC 6749 section 5.2: to those who may, or did, authenticate by a header. To others it would name a way that is none.
-    const challenge: Record<string, string> = CHALLENGED.has(f.reason ?? '') ? { 'WWW-Authenticate': 'Basic realm="curfew"' } : {}
+    const isChallenged = oauthStatus === 401 && f.field === 'Authorization'
+    const challenge: Record<string, string> = isChallenged
+      ? { 'WWW-Authenticate': BASIC.has(f.reason ?? '') ? 'Basic realm="curfew"' : challengeOf(error, where.serverUrl) }
+      : {}
     return {
       status: oauthStatus,
       headers: { ...retry, ...challenge },
@@ -116,17 +119,19 @@ function challengeOf(error: CurfewError, serverUrl: string): string {
 
 /** Reasons of a client that did not authenticate, wherever it should have. */
 const UNAUTHENTICATED = new Set(['client_unauthenticated', 'client_mismatch', 'authorization_refused'])
-const CHALLENGED = new Set(['client_unauthenticated', 'authorization_refused'])
+const BASIC = new Set(['client_unauthenticated', 'authorization_refused', 'authorization_malformed'])
 
 function wordFor(error: CurfewError): readonly [number, string] {
   const { reason = '', field = '', shownAs } = error.facts
   if (reason === 'grant_type_unsupported') return [400, 'unsupported_grant_type']
+  // RFC 7009 section 2.2.1.
+  if (reason === 'token_kind_refused') return [400, 'unsupported_token_type']
   if (reason === 'nonce_required') return [400, 'use_dpop_nonce']
   if (UNAUTHENTICATED.has(reason)) return [401, 'invalid_client']
   // One bad token has three words: of a subject token (RFC 8693 section 2.2.2), of a grant (RFC 7523 section 3.1), of a client (section 3.2).
   if (error.code === 'attestation_refused' || error.code === 'attestation_stale') {
     if (shownAs === 'assertion') return [400, 'invalid_grant']
-    if (shownAs === 'client_assertion') return [401, 'invalid_client']
+    if (shownAs === 'client_assertion' || field === 'Authorization') return [401, 'invalid_client']
   }
   // Twice is a fault of the request, whatever it is that came twice (RFC 6749 section 5.2).
   if (reason === 'parameter_repeated') return OAUTH.malformed

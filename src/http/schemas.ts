@@ -77,7 +77,8 @@ export const tokenForm = z.object({
 export type TokenForm = z.output<typeof tokenForm>
 
 /** What a hint says is not looked at: every kind is searched for (RFC 7009 section 2.1, RFC 7662 section 2.1). */
-export const tokenQueryForm = z.object({ token, token_type_hint: z.string().optional(), client_id: z.string().max(2_048).optional() })
+export const tokenQueryForm = z.object({ token, token_type_hint: z.string().optional() })
+export const giveBackForm = tokenQueryForm.extend({ client_id: z.string().max(2_048).optional() })
 
 /** For the engine, which owns the shape: a public key, a certificate request. Bounded here, judged there. */
 const params = z

@@ -1,7 +1,9 @@
 /** Owns giving a token back (RFC 7009). */
 import type { Express } from 'express'
+import { CurfewError } from '../domain/errors.js'
+import { authorization } from './request.js'
 import { type Doors, route } from './route.js'
-import { tokenQueryForm } from './schemas.js'
+import { giveBackForm } from './schemas.js'
 
 export function tokenRevocationRoutes(app: Express, doors: Doors): void {
   route(app, doors, {
@@ -9,9 +11,12 @@ export function tokenRevocationRoutes(app: Express, doors: Doors): void {
     path: '/oauth2/revoke',
     who: 'public',
     oauth: true,
-    form: tokenQueryForm,
-    answer: async ({ body, presented, requestId }) => {
-      await doors.broker.giveBack(body.token, presented, requestId)
+    form: giveBackForm,
+    answer: async ({ body, presented, req, requestId }) => {
+      const given = authorization(req)
+      if (given && given.scheme !== 'dpop')
+        throw new CurfewError('attestation_refused', 'no client authenticates so here', { reason: 'authorization_refused', field: 'Authorization' })
+      await doors.broker.giveBack({ token: body.token, clientId: body.client_id ?? null, holder: given?.value ?? null }, presented, requestId)
       return { status: 200 }
     },
   })
