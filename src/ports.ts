@@ -7,7 +7,7 @@ import type { AuditEvent, AuditKind, AuditRow } from './domain/audit.js'
 import type { RevocationClass } from './domain/capability.js'
 import type { Claim, Closed, Credential, CredentialFilter, CredentialState, Handle, Probe } from './domain/credential.js'
 import type { AskParams, Decision, Explanation, Grant, PolicyAnswer, PolicyRequest } from './domain/decision.js'
-import type { Attendance, Guard, GuardInstance } from './domain/guard.js'
+import type { Attendance, Guard, GuardInstance, Presence } from './domain/guard.js'
 import type { CredentialId, DecisionId, GuardId, OperatorId, PlanId, PolicyId, QuarantineId, ReceiptId, RevocationId, SignalId, TaskId } from './domain/ids.js'
 import type { Operator, Role } from './domain/operator.js'
 import type { Outcome, Plan, Reach } from './domain/plan.js'
@@ -335,8 +335,8 @@ export interface GuardStore {
   byKey(keyDigest: string): Promise<Guard | null>
   list(): Promise<readonly Guard[]>
   disable(id: GuardId, context: Context): Promise<Guard>
-  /** Notes what instances have applied, each never backwards. Answers the guards among them that are disabled. */
-  seen(instances: readonly Omit<GuardInstance, 'seenAt'>[]): Promise<readonly GuardId[]>
+  /** Notes what instances have applied, each never backwards. Answers what is known of their guards. */
+  seen(instances: readonly Omit<GuardInstance, 'seenAt'>[]): Promise<readonly Presence[]>
   instances(): Promise<readonly GuardInstance[]>
   /** Of the instances that are there, how many have applied this `seq`. */
   attendance(seq: number): Promise<Attendance>
@@ -410,6 +410,6 @@ export interface Feed {
   entries(): Iterable<FeedEntry>
   /** Sends what came after `seq`, or everything when that is null or too long ago, and then every act as it comes. Answers how to stop. */
   follow(follower: Follower, after: number | null): () => void
-  /** An instance says that it has applied everything up to `seq`. */
-  acknowledge(guard: GuardId, instance: string, seq: number): void
+  /** An instance says that it has applied everything up to `seq`. Answers how many there are of its guard; null while that is not known here. */
+  acknowledge(guard: GuardId, instance: string, seq: number): number | null
 }

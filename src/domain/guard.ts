@@ -19,6 +19,14 @@ export interface GuardInstance {
   readonly seenAt: Date
 }
 
+/** What is known of a guard when one of its instances is heard of. */
+export interface Presence {
+  readonly guard: GuardId
+  readonly isDisabled: boolean
+  /** Those that are there, as receipts count them. */
+  readonly instances: number
+}
+
 /** What a receipt says of guards: of those that are there, how many refuse what the act ended. */
 export interface Attendance {
   readonly applied: number

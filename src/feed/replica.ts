@@ -51,9 +51,15 @@ export function startReplica(options: ReplicaOptions): Replica {
   let stopped = false
   let beats = 0
 
+  /** By guard: how many instances of it there are, at whatever replica. */
+  const counted = new Map<GuardId, number>()
+
   const attending = attend(
-    async instances => {
-      for (const id of await options.guards.seen(instances)) for (const f of followers) if (f.guard === id) f.end()
+    async heard => {
+      for (const { guard, isDisabled, instances } of await options.guards.seen(heard)) {
+        counted.set(guard, instances)
+        if (isDisabled) for (const f of followers) if (f.guard === guard) f.end()
+      }
     },
     fault => log.warn({ err: fault }, 'what guards have applied could not be written'),
   )
@@ -191,7 +197,10 @@ export function startReplica(options: ReplicaOptions): Replica {
       sendAll(follower).catch(() => follower.end())
       return gone
     },
-    acknowledge: (guard: GuardId, instance, seq) => attending.heard(guard, instance, seq),
+    acknowledge(guard, instance, seq) {
+      attending.heard(guard, instance, seq)
+      return counted.get(guard) ?? null
+    },
     async stop() {
       stopped = true
       stopListening()

@@ -1,4 +1,5 @@
 /** Owns telling the replica what this guard refuses: the last `seq` only, and not more often than it helps anybody. */
+import { parseStrictBytes } from '../domain/json.js'
 import { ask, type Outward } from './outward.js'
 
 export interface AcksOptions {
@@ -6,6 +7,8 @@ export interface AcksOptions {
   readonly key: string
   readonly instance: string
   readonly out: Outward
+  /** How many processes serve as this guard, as far as that replica knows. */
+  readonly onCounted: (instances: number) => void
 }
 
 const BATCH_MS = 50
@@ -14,7 +17,7 @@ const WITHIN_MS = 3_000
 const REPEAT_MS = 5_000
 
 /** `applied` may be called at every event and never throws: what is lost is said again with the next. */
-export function acknowledge({ urls, key, instance, out }: AcksOptions): { applied(seq: number): void } {
+export function acknowledge({ urls, key, instance, out, onCounted }: AcksOptions): { applied(seq: number): void } {
   let seq = 0
   let said: number | null = null
   let saidAt = Number.NEGATIVE_INFINITY
@@ -28,7 +31,7 @@ export function acknowledge({ urls, key, instance, out }: AcksOptions): { applie
     busy = true
     const saying = seq
     try {
-      const { status } = await ask(out, `${urls[at % urls.length]}/v1/feed/acks`, {
+      const { status, bytes } = await ask(out, `${urls[at % urls.length]}/v1/feed/acks`, {
         method: 'POST',
         headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json', 'curfew-guard-instance': instance },
         body: JSON.stringify({ seq: saying }),
@@ -38,6 +41,7 @@ export function acknowledge({ urls, key, instance, out }: AcksOptions): { applie
       if (status !== 204 && status !== 200) throw new Error(`answered ${status}`)
       said = saying
       saidAt = performance.now()
+      if (status === 200) counted(parseStrictBytes(bytes))
     } catch {
       // It only counts for receipts; another replica may take it.
       at++
@@ -47,6 +51,11 @@ export function acknowledge({ urls, key, instance, out }: AcksOptions): { applie
       busy = false
     }
     if (seq !== saying) plan()
+  }
+
+  function counted(answer: unknown): void {
+    const { instances } = (answer ?? {}) as { readonly instances?: unknown }
+    if (Number.isSafeInteger(instances) && (instances as number) > 0) onCounted(instances as number)
   }
 
   function plan(): void {

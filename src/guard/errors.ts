@@ -36,6 +36,7 @@ export const GUARD_CODES = {
   proof_key_mismatch: bad('the token is not bound to the key of the DPoP proof'),
   proof_ath_mismatch: proof('the DPoP proof is for another token'),
   proof_old: proof('the time of the DPoP proof lies outside the window'),
+  binding_unsupported: bad('the token is bound to a client certificate, which is not checked here'),
   bearer_downgrade: bad('the token is bound to a key and was presented as a bearer'),
   stale_feed: none('what is revoked is not known well enough at the moment'),
   keys_unavailable: none('the keys of the issuer are not to be had at the moment'),

@@ -23,6 +23,8 @@ export interface FeedOptions {
   readonly ownClock: boolean
   /** After entries were applied to the index, and after every beat (then without any). */
   readonly onApplied: (entries: readonly FeedEntry[]) => void
+  /** What the broker says of how many processes serve as this guard. */
+  readonly onCounted: (instances: number) => void
 }
 
 export interface Feed {

@@ -69,9 +69,9 @@ function keepable({ expiresAt, staleMs }: Seen, maxStaleMs: number): number {
 }
 
 function told(res: ServerResponse, health: Health): void {
-  const { ok, mode, staleMs, seq, entries, keysAgeMs, connected } = health
+  const { ok, mode, staleMs, seq, entries, keysAgeMs, connected, instances, replay } = health
   res.setHeader('Content-Type', 'application/json')
-  send(res, ok ? 200 : 503, JSON.stringify({ ok, mode, stale_ms: staleMs, seq, entries, keys_age_ms: keysAgeMs, connected }))
+  send(res, ok ? 200 : 503, JSON.stringify({ ok, mode, stale_ms: staleMs, seq, entries, keys_age_ms: keysAgeMs, connected, instances, replay }))
 }
 
 interface Asked {

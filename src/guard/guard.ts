@@ -4,6 +4,7 @@ import { RevocationIndex } from '../domain/revocation-index.js'
 import { type Needed, refuseOutOfReach } from './access.js'
 import { type Express, expressMiddleware, type FetchHandler, fetchHandler, type Needs } from './adapters.js'
 import { verifiedCache } from './cache.js'
+import { company, type ReplayReach } from './company.js'
 import { GuardError, Refusal, refuse } from './errors.js'
 import { type Feed, followFeed, told } from './feed.js'
 import { introspection } from './introspection.js'
@@ -15,6 +16,7 @@ import { type Seen, seenOf, verifiedBehind } from './seen.js'
 import { type GuardOptions, type Mode, settle } from './settings.js'
 import { digestOf, readToken, refuseOutOfTime, type Verified } from './token.js'
 
+export type { ReplayReach } from './company.js'
 export { GUARD_CODES, type GuardCode, GuardError } from './errors.js'
 export type { RequestLike } from './presented.js'
 export { memoryReplay, type Replay, redisReplay } from './replay.js'
@@ -37,6 +39,10 @@ export interface Health {
   readonly entries: number
   readonly keysAgeMs: number | null
   readonly connected: boolean
+  /** Processes that serve as this guard, this one included, as the broker counts them. Null: not told. */
+  readonly instances: number | null
+  /** Who sees which proofs were used. Null: they are not looked at here. */
+  readonly replay: ReplayReach | null
 }
 
 export interface Guard {
@@ -69,6 +75,7 @@ export function createGuard(options: GuardOptions): Guard {
   const live = liveTokens({ max: settings.maxLive, now })
   const cache = verifiedCache(settings.cacheSize)
   const keys = issuerKeys({ issuer, out, log })
+  const others = company({ remembersAlone: settings.proof !== 'off' && settings.replay.isOwn === true, log })
   const ask = settings.introspection && introspection({ out, url: keys.introspectionUrl, ...settings.introspection })
   const feed: Feed | null =
     settings.guardKey === null
@@ -88,6 +95,7 @@ export function createGuard(options: GuardOptions): Guard {
             if (entries.length > 0) live.apply(entries)
             else live.expire(now())
           },
+          onCounted: others.told,
         })
   // Asked for before the first request, so that it does not wait; a failure is told to whoever comes then.
   keys.load().catch(() => {})
@@ -213,6 +221,8 @@ export function createGuard(options: GuardOptions): Guard {
         entries: index.size,
         keysAgeMs: keysAgeMs === null ? null : Math.round(keysAgeMs),
         connected: feed?.connected ?? false,
+        instances: others.instances,
+        replay: settings.proof === 'off' ? null : others.replay,
       }
     },
     verify,

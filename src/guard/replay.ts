@@ -4,6 +4,8 @@ import { createHash, randomBytes } from 'node:crypto'
 export interface Replay {
   /** True exactly once for a name until then. MUST reject or throw when it cannot tell. */
   claim(name: string, until: Date, now: Date): boolean | Promise<boolean>
+  /** It remembers in this process alone, and knows nothing of what others saw. */
+  readonly isOwn?: boolean
 }
 
 /** For one process. Forgets a name when its proof could not be shown again; full, it refuses rather than forget (a flood must not open a hole). */
@@ -25,6 +27,7 @@ export function memoryReplay({ max = 500_000 }: { readonly max?: number } = {}):
   }
 
   return {
+    isOwn: true,
     claim(name, end, now) {
       sweep(now.getTime())
       // 16 bytes stand for a name of any length: memory is bounded by the count alone.

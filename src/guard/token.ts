@@ -156,10 +156,12 @@ function scopesOf(scope: unknown): readonly string[] {
   return unique(scope.split(' '))
 }
 
-/** Exactly one member, and one that we can check: a binding that is not looked at is none (standards.md 2.2.7). */
+/** Exactly one member, and one that we can check: a token whose binding is not looked at would be a bearer (standards.md 2.2.7). */
 function bindingOf(cnf: unknown): string | null {
   if (cnf === undefined) return null
   const { jkt, ...others } = record(cnf)
+  // RFC 8705 section 3.1: the thumbprint of a certificate, which we are not shown.
+  if ('x5t#S256' in others) return refuse('binding_unsupported')
   if (typeof jkt !== 'string' || !/^[A-Za-z0-9_-]{43}$/.test(jkt) || Object.keys(others).length > 0) return refuse('token_malformed')
   return jkt
 }

@@ -60,10 +60,10 @@ export function feedRoutes(app: Express, doors: Doors): void {
     summary: 'This instance refuses everything up to that seq',
     headers: { 'Curfew-Guard-Instance': guardInstance },
     json: ackBody,
-    successes: { 204: {} },
+    successes: { 200: { body: z.object({ instances: z.int().nullable() }) } },
     answer: async ({ caller, body, headers }) => {
-      feed.acknowledge(guardOf(caller).id, headers['Curfew-Guard-Instance'], Math.min(body.seq, feed.seq))
-      return { status: 204 }
+      const instances = feed.acknowledge(guardOf(caller).id, headers['Curfew-Guard-Instance'], Math.min(body.seq, feed.seq))
+      return { status: 200, body: { instances } }
     },
   })
 

@@ -58,10 +58,13 @@ export function guardStore(sql: Sql): GuardStore {
          on conflict (guard, instance) do update set seq = greatest(g.seq, excluded.seq), lag_ms = coalesce(excluded.lag_ms, g.lag_ms), seen_at = excluded.seen_at`,
         [rowsJson(rows)],
       )
-      const disabled = await sql.query<{ id: GuardId }>('select id from curfew.guards where id = any($1::text[]) and disabled_at is not null', [
-        [...new Set(instances.map(i => i.guard))],
-      ])
-      return disabled.map(r => r.id)
+      const known = await sql.query<{ id: GuardId; is_disabled: boolean; instances: number }>(
+        `select g.id, g.disabled_at is not null as is_disabled, count(i.guard)::int as instances
+         from curfew.guards g left join curfew.guard_instances i on i.guard = g.id and i.seen_at > (select curfew.now()) - make_interval(secs => $2::double precision)
+         where g.id = any($1::text[]) group by g.id order by g.id`,
+        [[...new Set(instances.map(i => i.guard))], GONE_AFTER],
+      )
+      return known.map(r => ({ guard: r.id, isDisabled: r.is_disabled, instances: r.instances }))
     },
     async instances() {
       return (await sql.query('select * from curfew.guard_instances order by guard, instance')).map(toInstance)

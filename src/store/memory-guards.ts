@@ -34,7 +34,13 @@ export function memoryGuards(state: State): GuardStore {
         const known = instances.get(nameOf(i))
         instances.set(nameOf(i), { ...i, seq: Math.max(i.seq, known?.seq ?? 0), lagMs: i.lagMs ?? known?.lagMs ?? null, seenAt: state.now() })
       }
-      return [...new Set(seen.map(i => i.guard))].filter(id => guards.get(id)?.disabledAt)
+      const isThere = (i: GuardInstance) => after(i.seenAt, GONE_AFTER) > state.now()
+      return [...new Set(seen.map(i => i.guard))].sort().flatMap(id => {
+        const guard = guards.get(id)
+        return guard
+          ? [{ guard: id, isDisabled: guard.disabledAt !== null, instances: [...instances.values()].filter(i => i.guard === id && isThere(i)).length }]
+          : []
+      })
     },
     instances: async () => [...instances.values()].sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1)),
     async attendance(seq) {

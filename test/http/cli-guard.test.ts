@@ -43,7 +43,7 @@ test('add shows a key once, list says how far each process is, disable ends it',
       .post('/v1/feed/acks')
       .set({ Authorization: `Bearer ${key}`, 'Curfew-Guard-Instance': 'web-1' })
       .send({ seq: 0 })
-  expect((await ack()).status).toBe(204)
+  expect((await ack()).status).toBe(200)
   await expect.poll(async () => (await type('list')).out).toMatch(/orders +there +web-1 +0 of 0/)
   expect(JSON.parse((await type('list', '--json')).out)).toMatchObject({ seq: 0, guards: [{ name: 'orders', instances: [{ instance: 'web-1', live: true }] }] })
   expect((await type('list')).out).not.toContain(key)

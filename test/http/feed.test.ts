@@ -201,17 +201,42 @@ describe('acknowledgements', () => {
     await expect.poll(async () => (await claims()).guards.of).toBeGreaterThan(0)
     expect(await claims()).toMatchObject({ final: false, guards: { applied: 0 } })
     await until(() => f.named('revoked').some(e => e.data.seq === act.seq))
-    expect(await ack(act.seq)).toBe(204)
+    expect(await ack(act.seq)).toBe(200)
     await expect.poll(async () => (await claims()).guards.applied).toBe(1)
     const listed = await supertest(house.http).get('/v1/guards').set('Authorization', `Bearer ${responder}`)
     const me = listed.body.guards[0].instances.find((i: { instance: string }) => i.instance === 'counted')
     expect(me).toMatchObject({ live: true, seq: act.seq, lag_ms: expect.any(Number) })
     // Nobody is ahead of what was committed.
-    expect(await ack(10_000_000)).toBe(204)
+    expect(await ack(10_000_000)).toBe(200)
     f.close()
     await house.advance(31)
     await house.sweep()
     await expect.poll(async () => (await claims()).final).toBe(true)
+  })
+
+  it('are answered with how many processes of the guard are there, whichever replica they follow', async () => {
+    const added = await supertest(house.http).post('/v1/guards').set('Authorization', `Bearer ${admin}`).send({ name: 'twins' })
+    const counted = async (instance: string) =>
+      (
+        await supertest(house.http)
+          .post('/v1/feed/acks')
+          .set({ Authorization: `Bearer ${added.body.key}`, 'Curfew-Guard-Instance': instance })
+          .send({ seq: 0 })
+      ).body.instances
+    // Nobody was heard of yet.
+    expect(await counted('a')).toBeNull()
+    await expect.poll(() => counted('a')).toBe(1)
+    await counted('b')
+    await expect.poll(() => counted('a')).toBe(2)
+    // At another replica, that is.
+    await house.app.store.guards.seen([{ guard: added.body.guard.id, instance: 'c', seq: 0, lagMs: null }])
+    await expect.poll(() => counted('a')).toBe(3)
+    // What was said is written a moment later: whoever says nothing more is gone in the end.
+    const later = async () => {
+      await house.advance(31)
+      return counted('b')
+    }
+    await expect.poll(later).toBe(1)
   })
 
   it('a disabled guard is refused, and its line is cut', async () => {

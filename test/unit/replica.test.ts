@@ -45,7 +45,7 @@ function logOf() {
         guards: {
           async seen(rows) {
             seen.push(...rows)
-            return disabled as never[]
+            return disabled.map(guard => ({ guard: guard as never, isDisabled: true, instances: 1 }))
           },
         },
         clock: { now: () => new Date() },

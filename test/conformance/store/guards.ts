@@ -33,7 +33,7 @@ export function testGuards(name: string, makeStore: MakeStore): void {
         { guard: b, instance: '1', seq: 9, lagMs: null },
       ])
       expect(await store.guards.attendance(10)).toEqual({ applied: 2, of: 3, slowestMs: 30 })
-      expect(await store.guards.seen([{ guard: a, instance: '1', seq: 3, lagMs: null }])).toEqual([])
+      expect(await store.guards.seen([{ guard: a, instance: '1', seq: 3, lagMs: null }])).toEqual([{ guard: a, isDisabled: false, instances: 2 }])
       expect(await store.guards.attendance(10)).toEqual({ applied: 2, of: 3, slowestMs: 30 })
       expect((await store.guards.instances()).map(i => [i.instance, i.seq, i.lagMs])).toEqual(
         a < b
@@ -52,9 +52,11 @@ export function testGuards(name: string, makeStore: MakeStore): void {
       await store.guards.seen([{ guard: b, instance: '1', seq: 10, lagMs: null }])
       await advance(11)
       expect(await store.guards.attendance(10)).toEqual({ applied: 1, of: 1, slowestMs: null })
+      // Of the two of this one, the other is gone.
+      expect(await store.guards.seen([{ guard: a, instance: '1', seq: 3, lagMs: null }])).toEqual([{ guard: a, isDisabled: false, instances: 1 }])
       await store.guards.disable(b, context)
-      expect(await store.guards.attendance(10)).toEqual({ applied: 0, of: 0, slowestMs: null })
-      expect(await store.guards.seen([{ guard: b, instance: '1', seq: 11, lagMs: null }])).toEqual([b])
+      expect(await store.guards.attendance(10)).toEqual({ applied: 1, of: 1, slowestMs: 5 })
+      expect(await store.guards.seen([{ guard: b, instance: '1', seq: 11, lagMs: null }])).toEqual([{ guard: b, isDisabled: true, instances: 1 }])
     })
 
     it('the seq of the last act', async () => {

@@ -25,6 +25,8 @@ export interface FakeBroker {
   beatEvery: number
   /** Status of the feed instead of a stream. */
   feedStatus: number
+  /** What it answers acknowledgements with; null: an older one, which answers 204. */
+  instances: number | null
   introspectStatus: number
   jwksStatus: number
   metadata: Record<string, unknown>
@@ -66,6 +68,7 @@ export async function fakeBroker(): Promise<FakeBroker> {
       beating = ms > 0 ? setInterval(() => broker.beat(), ms) : null
     },
     feedStatus: 200,
+    instances: null,
     introspectStatus: 200,
     jwksStatus: 200,
     metadata: { issuer: url, jwks_uri: `${url}/.well-known/jwks.json`, introspection_endpoint: `${url}/oauth2/introspect` },
@@ -144,6 +147,7 @@ export async function fakeBroker(): Promise<FakeBroker> {
       case 'POST /v1/feed/acks':
         if (!isGuard) return json(401, {})
         broker.seen.acks.push((JSON.parse(body) as { seq: number }).seq)
+        if (broker.instances !== null) return json(200, { instances: broker.instances })
         res.writeHead(204)
         res.end()
         return

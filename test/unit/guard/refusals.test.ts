@@ -76,8 +76,9 @@ const cases: Record<GuardCode, readonly { readonly name: string; readonly bad: C
     { name: 'no task: no revocation of it could find it', bad: { mint: { claims: { task: undefined } } }, twin: {} },
     { name: 'no trust issuer', bad: { mint: { claims: { trust_issuer: undefined } } }, twin: {} },
     { name: 'no capability', bad: { mint: { claims: { authorization_details: undefined } } }, twin: {} },
-    { name: 'a binding that cannot be checked', bad: { mint: { claims: { cnf: { 'x5t#S256': 'a'.repeat(43) } } } }, twin: {} },
-    { name: 'two bindings', bad: { mint: { claims: { cnf: { jkt: 'a'.repeat(43), 'x5t#S256': 'a'.repeat(43) } } } }, twin: {} },
+    { name: 'a binding that nobody knows', bad: { mint: { claims: { cnf: { kid: 'a' } } } }, twin: {} },
+    { name: 'two bindings', bad: { mint: { claims: { cnf: { jkt: 'a'.repeat(43), kid: 'a' } } } }, twin: {} },
+    { name: 'a binding to nothing', bad: { mint: { bound: false, claims: { cnf: {} } } }, twin: { mint: { bound: false } } },
     { name: 'six actors', bad: { mint: { act: chain(6) } }, twin: { mint: { act: chain(5) } } },
     { name: 'a life of more than a day', bad: { mint: { ttlSeconds: 86_401 } }, twin: { mint: { ttlSeconds: 86_400 } } },
     { name: 'exp that is no whole number', bad: { mint: { claims: { exp: 1e12 + 0.5 } } }, twin: {} },
@@ -306,6 +307,28 @@ const cases: Record<GuardCode, readonly { readonly name: string; readonly bad: C
         },
       },
     },
+  ],
+  // RFC 8705: never a bearer, whatever it is shown with and whoever checks proofs.
+  binding_unsupported: [
+    ...(
+      [
+        ['under DPoP', {}, { 'x5t#S256': 'a'.repeat(43) }],
+        ['as a bearer', {}, { 'x5t#S256': 'a'.repeat(43) }],
+        ['as a bearer, all must be bound', { proof: 'required' }, { 'x5t#S256': 'a'.repeat(43) }],
+        ['as a bearer, proofs are checked elsewhere', { proof: 'off' }, { 'x5t#S256': 'a'.repeat(43) }],
+        ['with a key beside it', {}, { jkt: 'a'.repeat(43), 'x5t#S256': 'a'.repeat(43) }],
+        ['to no certificate', {}, { 'x5t#S256': null }],
+      ] as const
+    ).map(([name, guard, cnf]) => ({
+      name: `bound to a certificate, ${name}`,
+      bad: {
+        guard,
+        mint: { bound: name === 'under DPoP', claims: { cnf } },
+        spoil: (h: Record<string, string>) => (name.startsWith('as a bearer') ? { authorization: (h.authorization as string).replace('DPoP', 'Bearer') } : h),
+      },
+      // The same token without the certificate is one that passes there.
+      twin: { guard, mint: { bound: name === 'under DPoP' || 'proof' in guard } },
+    })),
   ],
   bearer_downgrade: [
     {
