@@ -42,7 +42,8 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
     means: 'The request cannot be read as it stands. Nothing was done and nothing was used up.',
     next: 'Correct the field that is named in `field`. Sending the same again gives the same answer.',
     reasons: {
-      unknown_field: 'A member, parameter or query that this route does not know. Names are exact; nothing is ignored in silence.',
+      unknown_field:
+        'A member, parameter or query that this route does not know. Names are exact. Only the OAuth endpoints ignore what they do not recognise, as RFC 6749 demands.',
       invalid_field: 'A value outside its bounds or its form; `detail` says which.',
       parameter_missing: 'A parameter that is required is missing or empty (an empty value counts as absent, RFC 6749 section 3.2).',
       parameter_unexpected: 'A parameter that belongs to another grant, or whose partner is missing.',
@@ -134,6 +135,8 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
       htu_mismatch: '`htu` is not the configured public URL of this request.',
       ath_mismatch: '`ath` is not the hash of the token that was sent.',
       ath_unexpected: '`ath` stands where no token was sent.',
+      nonce_required:
+        'The proof must repeat the nonce in the DPoP-Nonce header of this answer (RFC 9449 sections 8 and 9). The request itself is good: send it again.',
       jti_invalid: '`jti` is missing or too long.',
       iat_invalid: '`iat` is no whole second.',
       proof_old: 'The proof is older than 300 seconds.',
@@ -208,6 +211,8 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
     next: 'Ask an admin for the role, or whoever registered the source for its scope.',
     reasons: {
       role_insufficient: 'The operator’s role does not have this right.',
+      another_client: 'The token is not yours: it was issued to another client, key or task.',
+      token_kind_refused: 'A grant cannot be given back: it ends by itself, or with the task that gave it.',
       scope_missing: 'The token does not have the scope that is asked for.',
       signal_out_of_scope: 'The source may not speak about identities of that issuer.',
       hook_out_of_scope: 'The source may not speak about runs of that owner.',
