@@ -14,6 +14,7 @@ import { recognizeHolder } from './holder.js'
 import { credentialOfHolder, endTask, heartbeat } from './holder-acts.js'
 import { introspect, signIntrospection } from './introspect.js'
 import { issue } from './issue.js'
+import { issueBundle } from './issue-bundle.js'
 import { openTask } from './open-task.js'
 import { receipt } from './receipt.js'
 import { reconcile } from './reconcile.js'
@@ -32,6 +33,7 @@ export function createBroker(deps: BrokerDeps) {
     exchange: bind(exchange),
     recognizeHolder: bind(recognizeHolder),
     issue: bind(issue),
+    issueBundle: bind(issueBundle),
     delegate: bind(delegate),
     heartbeat: bind(heartbeat),
     endTask: bind(endTask),

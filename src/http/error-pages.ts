@@ -47,6 +47,7 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
       invalid_field: 'A value outside its bounds or its form; `detail` says which.',
       parameter_missing: 'A parameter that is required is missing or empty (an empty value counts as absent, RFC 6749 section 3.2).',
       parameter_unexpected: 'A parameter that belongs to another grant, or whose partner is missing.',
+      capability_repeated: 'A bundle names a capability twice. Its parts are told apart by their capabilities.',
       parameter_repeated: 'A parameter stands twice (RFC 6749 section 3.2).',
       not_json: 'The text is not JSON as RFC 8259 has it.',
       duplicate_member: 'A JSON member stands twice: two readers could see two requests.',

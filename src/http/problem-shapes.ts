@@ -11,6 +11,7 @@ const members = {
   code: z.enum(ERROR_CODES),
   reason: z.string().optional(),
   field: z.string().optional(),
+  capability: z.string().optional(),
   request_id: z.string(),
   decision_id: z.string().optional(),
   identity: z.string().optional(),
@@ -25,7 +26,9 @@ const members = {
 export const problemShape = z
   .object({ type: z.url(), title: z.string(), status: z.int(), detail: z.string(), ...members })
   .register(named, { id: 'Problem' })
-  .describe('RFC 9457. `type` is the page of the code, `reason` the stable word within it, `field` what was wrong in the request.')
+  .describe(
+    'RFC 9457. `type` is the page of the code, `reason` the stable word within it, `field` what was wrong in the request, `capability` the part of a bundle that failed.',
+  )
 
 /** RFC 6749 section 5.2, with our members. */
 export const oauthErrorShape = z.object({ error: z.string(), error_description: z.string(), ...members }).register(named, { id: 'OAuthError' })

@@ -69,6 +69,7 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
     code: error.code,
     reason: f.reason,
     field: f.field,
+    capability: f.capability,
     request_id: where.requestId,
     decision_id: f.decision,
     identity: f.identity,

@@ -244,12 +244,20 @@ export function operatorOf(caller: Caller): Operator {
   return caller.operator
 }
 
+/** Of several shapes that would do, what is wrong with the one that its members fit best, of equals the first; unless the schema says itself what would do. */
+function meant(issue: z.core.$ZodIssue): z.core.$ZodIssue {
+  if (issue.code !== 'invalid_union' || issue.message !== 'Invalid input') return issue
+  const misfits = (branch: readonly z.core.$ZodIssue[]) => branch.filter(i => i.path.length <= 1).length
+  const best = issue.errors.reduce((a, b) => (misfits(b) < misfits(a) ? b : a))[0]
+  return best ? meant({ ...best, path: [...issue.path, ...best.path] }) : issue
+}
+
 /** Names the field and the rule; never the value. */
 export function parse<T>(schema: z.ZodType<T> | undefined, value: unknown, where: string): T | undefined {
   if (!schema) return undefined
   const result = schema.safeParse(value)
   if (result.success) return result.data
-  const issue = result.error.issues[0]
+  const issue = result.error.issues.map(meant)[0]
   const unknown = issue?.code === 'unrecognized_keys' ? issue.keys[0] : undefined
   // Names of members are the caller's own text: what is none is not repeated.
   const path = [...(issue?.path ?? []), ...(unknown !== undefined ? [unknown] : [])].map(p => (/^[\w.-]{1,60}$/.test(String(p)) ? p : '?')).join('.')

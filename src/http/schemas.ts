@@ -85,13 +85,13 @@ const params = z
   .record(word, z.union([z.string().min(1).max(8_192), z.int(), z.boolean()], { error: 'must be text, a whole number, or true or false' }))
   .refine(p => Object.keys(p).length <= 8, 'may have 8 entries at most')
 
-export const credentialBody = z.strictObject({
-  capability: capabilityName,
-  ttl_seconds: seconds(5, 43_200).optional(),
-  params: params.default({}),
-  subject_token: token.optional(),
-  subject_token_type: evidenceType.optional(),
-})
+const partMembers = { capability: capabilityName, ttl_seconds: seconds(5, 43_200).optional(), params: params.default({}) }
+const evidenceMembers = { subject_token: token.optional(), subject_token_type: evidenceType.optional() }
+/** One credential, or several that are issued all or none. */
+export const credentialBody = z.union([
+  z.strictObject({ ...partMembers, ...evidenceMembers }),
+  z.strictObject({ capabilities: z.array(z.strictObject(partMembers)).min(2).max(16), ...evidenceMembers }),
+])
 export const idempotencyKey = z.string().regex(/^[\x21-\x7e]{8,128}$/, 'must be 8 to 128 printable characters')
 export const outcomeBody = z.strictObject({ outcome: line(200).optional() })
 export const grantBody = z.strictObject({

@@ -203,8 +203,9 @@ export const capabilityShape = thing('Capability', {
 })
 
 /** `{token}`, or the variables of a database client: the engine decides. */
-export const secretShape = z.record(z.string(), z.string())
-export const tokenTypeShape = z.enum(['DPoP', 'Bearer'])
+const secretShape = z.record(z.string(), z.string())
+const tokenTypeShape = z.enum(['DPoP', 'Bearer'])
+export const issuedShape = thing('Issued', { credential: credentialShape, secret: secretShape, token_type: tokenTypeShape.optional() })
 
 export const receiptShape = thing('Receipt', {
   iss: z.string(),

@@ -2,12 +2,14 @@
 import { createHash } from 'node:crypto'
 import type { Express } from 'express'
 import { z } from 'zod'
+import type { PartAsk } from '../broker/grant.js'
 import type { Holder } from '../broker/holder.js'
 import { notFound } from '../broker/holder.js'
+import type { Issued } from '../broker/make.js'
 import { isId } from '../domain/ids.js'
 import { type Caller, type Doors, route } from './route.js'
 import { credentialBody, emptyBody, grantBody, idempotencyKey, openTaskBody, outcomeBody } from './schemas.js'
-import { credentialShape, id, locationShape, revocationShape, secretShape, taskShape, tokenTypeShape } from './shapes.js'
+import { type As, id, issuedShape, locationShape, revocationShape, taskShape } from './shapes.js'
 import { credentialView, revocationView, taskView } from './views.js'
 
 export function taskRoutes(app: Express, doors: Doors): void {
@@ -76,41 +78,31 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks/:task/credentials',
     who: { holder: true },
-    summary: 'Ask for a credential under a task',
-    description: 'The secret is shown once. The same Idempotency-Key ends the credential of the first answer and makes a new one.',
+    summary: 'Ask for a credential under a task, or for several, all or none',
+    description:
+      'Each secret is shown once. The same Idempotency-Key ends what the first answer issued and makes it anew. Several are issued in one transaction; a refusal names the part that it is about.',
     params: { task: id('task') },
     headers: { 'Idempotency-Key': idempotencyKey.optional() },
     json: credentialBody,
-    successes: {
-      201: {
-        body: z.object({ credential: credentialShape, secret: secretShape, token_type: tokenTypeShape.optional() }),
-        headers: { Location: locationShape },
-      },
-    },
+    successes: { 201: { body: z.union([issuedShape, z.object({ credentials: z.array(issuedShape) })]), headers: { Location: locationShape } } },
     refuses: ['attestation_stale', 'policy_denied', 'capability_unknown', 'task_ended', 'conflict', 'rate_limited', 'engine_failed'],
     answer: async ({ body, caller, headers, requestId, signal }) => {
+      const parts = ('capabilities' in body ? body.capabilities : [body]).map(p => ({
+        capability: p.capability,
+        ttlSeconds: p.ttl_seconds ?? null,
+        params: p.params,
+      }))
       const key = headers['Idempotency-Key']
-      const hash = createHash('sha256')
-        .update(JSON.stringify([body.capability, body.ttl_seconds ?? null, ...Object.entries(body.params).sort()]))
-        .digest('base64url')
-      const { credential, secret } = await broker.issue(
-        holderOf(caller),
-        {
-          capability: body.capability,
-          ttlSeconds: body.ttl_seconds ?? null,
-          params: body.params,
-          evidence: body.subject_token === undefined ? null : { type: 'jwt', token: body.subject_token },
-          idempotency: key === undefined ? null : { key, hash },
-        },
-        requestId,
-        signal,
-      )
-      const token = 'token' in secret.reveal() ? { token_type: credential.jkt === null ? ('Bearer' as const) : ('DPoP' as const) } : {}
-      return {
-        status: 201,
-        headers: { Location: `/v1/credentials/${credential.id}` },
-        body: { credential: credentialView(credential), secret: secret.reveal(), ...token },
+      const terms = {
+        evidence: body.subject_token === undefined ? null : { type: 'jwt' as const, token: body.subject_token },
+        idempotency: key === undefined ? null : { key, hash: hashOf(parts) },
       }
+      if ('capabilities' in body) {
+        const issued = await broker.issueBundle(holderOf(caller), { parts, ...terms }, requestId, signal)
+        return { status: 201, headers: { Location: `/v1/credentials?task=${holderOf(caller).task.id}` }, body: { credentials: issued.map(issuedView) } }
+      }
+      const issued = await broker.issue(holderOf(caller), { ...(parts[0] as PartAsk), ...terms }, requestId, signal)
+      return { status: 201, headers: { Location: `/v1/credentials/${issued.credential.id}` }, body: issuedView(issued) }
     },
   })
 
@@ -168,6 +160,22 @@ export function taskRoutes(app: Express, doors: Doors): void {
         return { status: 200, body: { task: taskView(task), revocation: revocationView(revocation) } }
       },
     })
+  }
+}
+
+/** What an Idempotency-Key stands for: the parts in their order, each with all that it was asked with. */
+function hashOf(parts: readonly PartAsk[]): string {
+  const written = parts.map(p => [p.capability, p.ttlSeconds, ...Object.entries(p.params).sort()])
+  return createHash('sha256').update(JSON.stringify(written)).digest('base64url')
+}
+
+/** The only place where these secrets are revealed. */
+function issuedView({ credential, secret }: Issued): As<typeof issuedShape> {
+  const fields = secret.reveal()
+  return {
+    credential: credentialView(credential),
+    secret: fields,
+    ...('token' in fields ? { token_type: credential.jkt === null ? 'Bearer' : 'DPoP' } : {}),
   }
 }
 

@@ -5,6 +5,7 @@ import { decodeJwt, decodeProtectedHeader } from 'jose'
 import supertest from 'supertest'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createGuard, type Guard } from '../../src/guard/guard.js'
+import type { CredentialEngine } from '../../src/ports.js'
 import { retention } from '../../src/signers/configured.js'
 import { type LoadedSigner, openRing } from '../../src/signers/key-ring.js'
 import { withdrawKey } from '../../src/signers/keys.js'
@@ -99,6 +100,31 @@ describe('a stolen signing key', () => {
     expect(kidOf(after)).not.toBe(kidOf(before))
     expect([await active(before), await active(after)]).toEqual([false, true])
     expect((await supertest(house.http).get('/.well-known/jwks.json')).body.keys.map((k: { kid: string }) => k.kid)).not.toContain(kidOf(before))
+  })
+
+  test('K2 withdrawn after it signed a part of a bundle: only that part is signed anew, and the others are made once', async () => {
+    const engines = house.app.deps.engines as Map<string, CredentialEngine>
+    const usual = engines.get('jwt') as CredentialEngine
+    const signed: string[] = []
+    engines.set('jwt', {
+      ...usual,
+      async mint(...args) {
+        const minted = await usual.mint(...args)
+        signed.push(minted.kid as string)
+        if (signed.length === 1) await withdrawKey(await beside(), house.app.store.revocations, minted.kid as string, OPERATOR)
+        return minted
+      },
+    })
+    const held = await ci.opened({ capabilities: ['demo/orders-db', 'demo/orders-ro'] })
+    const both = [{ capability: 'demo/orders-db' }, { capability: 'demo/orders-ro' }]
+    const made = await ci.as(held, 'post', `/v1/tasks/${held.task}/credentials`, { capabilities: both })
+    engines.set('jwt', usual)
+    expect(made.status).toBe(201)
+    const [db, token] = made.body.credentials
+    expect([signed.length, new Set(signed).size, kidOf(token.secret.token)]).toEqual([2, 2, signed[1]])
+    expect(await active(token.secret.token)).toBe(true)
+    expect(house.database.login(db.secret.PGUSER, db.secret.PGPASSWORD)).toBe(true)
+    expect(await house.app.store.credentials.list({ task: held.task as never, limit: 9 })).toHaveLength(2)
   })
 
   test('K2 what it signs afterwards is refused by a guard that still holds its public half', async () => {
