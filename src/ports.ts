@@ -407,6 +407,8 @@ export interface Feed {
   readonly followers: number
   /** Since the truth was last read, in milliseconds. */
   staleMs(): number
+  /** What is written on each word of the feed: the store's time, in milliseconds since the epoch; null while it is not known. */
+  time(): number | null
   entries(): Iterable<FeedEntry>
   /** Sends what came after `seq`, or everything when that is null or too long ago, and then every act as it comes. Answers how to stop. */
   follow(follower: Follower, after: number | null): () => void

@@ -8,4 +8,5 @@ const event = (name: string, data: unknown, id?: number) =>
 export const partOf = (entries: readonly FeedEntry[]): Buffer => event('entries', { entries: entries.map(writtenEntry) })
 export const readyAt = (seq: number): Buffer => event('ready', { seq }, seq)
 export const revoked = (seq: number, entries: readonly FeedEntry[]): Buffer => event('revoked', { seq, entries: entries.map(writtenEntry) }, seq)
-export const beat = (seq: number, staleMs: number): Buffer => event('beat', { seq, stale_ms: Math.round(staleMs) })
+export const beat = (seq: number, staleMs: number, at: number | null): Buffer =>
+  event('beat', { seq, stale_ms: Math.round(staleMs), ...(at === null ? {} : { at }) })

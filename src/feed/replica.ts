@@ -122,11 +122,20 @@ export function startReplica(options: ReplicaOptions): Replica {
 
   const staleMs = () => (readAt === null ? Number.POSITIVE_INFINITY : performance.now() - readAt)
 
+  /** Of all replicas one and the same, so that an answer of the one says what a word of the other is worth. */
+  function time(): number | null {
+    try {
+      return clock.now().getTime()
+    } catch {
+      return null
+    }
+  }
+
   function pulse(): void {
     beats++
     // Of nothing that was read there is nothing to say; guards count their own silence.
     if (readAt === null) return
-    const text = beat(index.seq, staleMs())
+    const text = beat(index.seq, staleMs(), time())
     for (const follower of followers) {
       send(follower, text)
       if (beats % ATTEND_BEATS === 0) attending.heard(follower.guard, follower.instance, null)
@@ -169,7 +178,7 @@ export function startReplica(options: ReplicaOptions): Replica {
     const texts = [
       ...(first ? [first] : []),
       ...recent.filter(act => act.seq > after).map(act => act.text),
-      ...(readAt === null ? [] : [beat(index.seq, staleMs())]),
+      ...(readAt === null ? [] : [beat(index.seq, staleMs(), time())]),
     ]
     texts.every(text => send(follower, text))
     return true
@@ -188,6 +197,7 @@ export function startReplica(options: ReplicaOptions): Replica {
       return followers.size
     },
     staleMs,
+    time,
     entries: () => index.entries(),
     ready: () => first,
     follow(follower, after) {

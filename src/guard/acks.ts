@@ -7,8 +7,15 @@ export interface AcksOptions {
   readonly key: string
   readonly instance: string
   readonly out: Outward
-  /** How many processes serve as this guard, as far as that replica knows. */
-  readonly onCounted: (instances: number) => void
+  /** Calls with each answer, and when it was asked for. */
+  readonly onAnswer: (answer: AckAnswer, askedAt: number) => void
+}
+
+export interface AckAnswer {
+  /** Processes that serve as this guard, as far as that replica knows. */
+  readonly instances: number | null
+  /** By the broker. Milliseconds since the epoch. */
+  readonly at: number | null
 }
 
 const BATCH_MS = 50
@@ -17,7 +24,7 @@ const WITHIN_MS = 3_000
 const REPEAT_MS = 5_000
 
 /** `applied` may be called at every event and never throws: what is lost is said again with the next. */
-export function acknowledge({ urls, key, instance, out, onCounted }: AcksOptions): { applied(seq: number): void } {
+export function acknowledge({ urls, key, instance, out, onAnswer }: AcksOptions): { applied(seq: number): void } {
   let seq = 0
   let said: number | null = null
   let saidAt = Number.NEGATIVE_INFINITY
@@ -30,6 +37,7 @@ export function acknowledge({ urls, key, instance, out, onCounted }: AcksOptions
     if (busy || out.signal.aborted) return
     busy = true
     const saying = seq
+    const askedAt = performance.now()
     try {
       const { status, bytes } = await ask(out, `${urls[at % urls.length]}/v1/feed/acks`, {
         method: 'POST',
@@ -41,7 +49,7 @@ export function acknowledge({ urls, key, instance, out, onCounted }: AcksOptions
       if (status !== 204 && status !== 200) throw new Error(`answered ${status}`)
       said = saying
       saidAt = performance.now()
-      if (status === 200) counted(parseStrictBytes(bytes))
+      if (status === 200) onAnswer(readAnswer(bytes), askedAt)
     } catch {
       // It only counts for receipts; another replica may take it.
       at++
@@ -51,11 +59,6 @@ export function acknowledge({ urls, key, instance, out, onCounted }: AcksOptions
       busy = false
     }
     if (seq !== saying) plan()
-  }
-
-  function counted(answer: unknown): void {
-    const { instances } = (answer ?? {}) as { readonly instances?: unknown }
-    if (Number.isSafeInteger(instances) && (instances as number) > 0) onCounted(instances as number)
   }
 
   function plan(): void {
@@ -71,4 +74,11 @@ export function acknowledge({ urls, key, instance, out, onCounted }: AcksOptions
       plan()
     },
   }
+}
+
+/** What is missing in it is not known; what it says amiss is not believed. */
+function readAnswer(bytes: Uint8Array): AckAnswer {
+  const { instances, at } = (parseStrictBytes(bytes) ?? {}) as { readonly instances?: unknown; readonly at?: unknown }
+  const counted = (value: unknown) => (Number.isSafeInteger(value) && (value as number) > 0 ? (value as number) : null)
+  return { instances: counted(instances), at: counted(at) }
 }

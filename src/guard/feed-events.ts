@@ -6,7 +6,8 @@ export type FeedEvent =
   | { readonly kind: 'entries'; readonly entries: readonly FeedEntry[] }
   | { readonly kind: 'ready'; readonly seq: number }
   | { readonly kind: 'revoked'; readonly seq: number; readonly entries: readonly FeedEntry[] }
-  | { readonly kind: 'beat'; readonly seq: number; readonly staleMs: number }
+  /** `at`: by the broker, in milliseconds since the epoch; null where it does not say. */
+  | { readonly kind: 'beat'; readonly seq: number; readonly staleMs: number; readonly at: number | null }
 
 const KINDS: ReadonlySet<unknown> = new Set(SELECTOR_KINDS)
 
@@ -26,9 +27,10 @@ export function readEvent(event: SseEvent): FeedEvent | null {
       return { kind: 'revoked', seq, entries: entriesOf(read(event).entries, seq) }
     }
     case 'beat': {
-      const { seq, stale_ms } = read(event)
+      const { seq, stale_ms, at } = read(event)
       if (typeof stale_ms !== 'number' || !Number.isFinite(stale_ms) || stale_ms < 0) return refuse('stale_ms')
-      return { kind: 'beat', seq: whole(seq), staleMs: stale_ms }
+      if (at !== undefined && !Number.isSafeInteger(at)) return refuse('at')
+      return { kind: 'beat', seq: whole(seq), staleMs: stale_ms, at: (at as number | undefined) ?? null }
     }
     default:
       return null

@@ -5,6 +5,7 @@ import type { FeedEntry } from '../domain/revocation.js'
 import type { RevocationIndex } from '../domain/revocation-index.js'
 import { acknowledge } from './acks.js'
 import { type FeedEvent, readEvent } from './feed-events.js'
+import { line } from './line.js'
 import type { Outward } from './outward.js'
 import type { GuardLog } from './settings.js'
 import { type SseEvent, sseParser } from './sse.js'
@@ -54,7 +55,14 @@ const CLOCK_MS = 6_000
 export function followFeed(options: FeedOptions): Feed {
   const { index, log, now, out } = options
   const ended = out.signal
-  const acks = acknowledge(options)
+  const way = line()
+  const acks = acknowledge({
+    ...options,
+    onAnswer({ instances, at }, askedAt) {
+      if (at !== null) way.answered(at, askedAt)
+      if (instances !== null) options.onCounted(instances)
+    },
+  })
   const waiting = new Set<() => void>()
   let base = randomInt(options.urls.length)
   /** What was applied, by the count of the replica that was taken last. */
@@ -106,7 +114,7 @@ export function followFeed(options: FeedOptions): Feed {
         acks.applied(applied)
         return
       case 'beat':
-        pulse(event.seq, event.staleMs)
+        pulse(event.seq, event.staleMs, way.lateBy(event.at))
     }
   }
 
@@ -116,14 +124,15 @@ export function followFeed(options: FeedOptions): Feed {
     index.drop(now() - HOLD_MS)
   }
 
-  function pulse(seq: number, staleAtReplica: number): void {
+  /** @param lateMs under way for so long at most. */
+  function pulse(seq: number, staleAtReplica: number, lateMs: number): void {
     // Of what stands, part is still to come.
     if (lastId === null) return
     const isBehind = seq < applied
     if (!isBehind) {
       applied = seq
       index.advance(seq)
-      beat = { at: performance.now(), staleMs: staleAtReplica }
+      beat = { at: performance.now(), staleMs: staleAtReplica + lateMs }
       forget()
       acks.applied(applied)
     }
@@ -143,6 +152,8 @@ export function followFeed(options: FeedOptions): Feed {
       lastId = null
       throw new Error('the replica stays behind what was applied: everything is taken anew')
     }
+    // Another line may be quicker, be it to the same replica; one that does not read the truth is left for another.
+    if (lateMs > options.maxStaleMs) throw new Error('what comes over this line is old')
     if (options.urls.length > 1) throw new Error('the replica does not read the truth')
   }
 
@@ -188,6 +199,7 @@ export function followFeed(options: FeedOptions): Feed {
 
   async function open(url: string, signal: AbortSignal): Promise<Response> {
     const before = now()
+    const askedAt = performance.now()
     // The deadline is for the head of the answer alone; the stream goes on under its own signal.
     const head = within(CONNECT_MS, signal)
     const asked = out.fetch(`${url}/v1/feed`, {
@@ -205,6 +217,8 @@ export function followFeed(options: FeedOptions): Feed {
       response.body?.cancel().catch(() => {})
       throw new Error(response.status === 401 || response.status === 403 ? 'the guard key is refused' : `the feed answered ${response.status}`)
     }
+    const time = response.headers.get('curfew-time') ?? ''
+    if (/^\d{1,15}$/.test(time)) way.answered(Number(time), askedAt)
     const date = Date.parse(response.headers.get('date') ?? '')
     const offMs = Number.isNaN(date) ? 0 : now() < date ? now() - date : before > date + 1_000 ? before - date - 1_000 : 0
     clock = { offMs, distance: distance() }

@@ -40,9 +40,10 @@ export function feedRoutes(app: Express, doors: Doors): void {
       if (instance === undefined)
         throw new CurfewError('malformed', 'a stream must name its process', { reason: 'instance_missing', field: 'Curfew-Guard-Instance' })
       const after = headers['Last-Event-ID'] === undefined ? null : Number(headers['Last-Event-ID'])
+      const time = feed.time()
       return {
         status: 200,
-        headers: { 'Content-Type': 'text/event-stream', 'X-Accel-Buffering': 'no' },
+        headers: { 'Content-Type': 'text/event-stream', 'X-Accel-Buffering': 'no', ...(time === null ? {} : { 'Curfew-Time': String(time) }) },
         stream: res => {
           // The first byte tells that the line stands, before there is anything to say.
           res.flushHeaders()
@@ -60,10 +61,10 @@ export function feedRoutes(app: Express, doors: Doors): void {
     summary: 'This instance refuses everything up to that seq',
     headers: { 'Curfew-Guard-Instance': guardInstance },
     json: ackBody,
-    successes: { 200: { body: z.object({ instances: z.int().nullable() }) } },
+    successes: { 200: { body: z.object({ instances: z.int().nullable(), at: z.int().nullable() }) } },
     answer: async ({ caller, body, headers }) => {
       const instances = feed.acknowledge(guardOf(caller).id, headers['Curfew-Guard-Instance'], Math.min(body.seq, feed.seq))
-      return { status: 200, body: { instances } }
+      return { status: 200, body: { instances, at: feed.time() } }
     },
   })
 

@@ -30,6 +30,10 @@ export interface FakeBroker {
   introspectStatus: number
   jwksStatus: number
   metadata: Record<string, unknown>
+  /** Its time, written on what it says; null: an older one, which writes none. */
+  time: (() => number) | null
+  /** What it sends over streams is under way for so long. Answers come at once. */
+  lagMs: number
   /** Of its host's clock. */
   date: string | null
   /** A replica whose `seq` lies below a guard's goes on as if nothing were amiss, instead of sending everything. */
@@ -72,6 +76,8 @@ export async function fakeBroker(): Promise<FakeBroker> {
     introspectStatus: 200,
     jwksStatus: 200,
     metadata: { issuer: url, jwks_uri: `${url}/.well-known/jwks.json`, introspection_endpoint: `${url}/oauth2/introspect` },
+    time: null,
+    lagMs: 0,
     date: null,
     resumesBehind: false,
     opening: null,
@@ -82,9 +88,12 @@ export async function fakeBroker(): Promise<FakeBroker> {
       broker.write(event('revoked', { seq: broker.seq, entries }, broker.seq))
       return broker.seq
     },
-    beat: () => broker.write(event('beat', { seq: broker.seq, stale_ms: broker.staleMs })),
+    beat: () => broker.write(beat()),
     write(text) {
-      for (const stream of streams) stream.write(text)
+      for (const stream of streams) {
+        if (broker.lagMs > 0) setTimeout(() => stream.write(text), broker.lagMs)
+        else stream.write(text)
+      }
     },
     breakStreams() {
       for (const stream of streams) stream.destroy()
@@ -98,12 +107,18 @@ export async function fakeBroker(): Promise<FakeBroker> {
       }),
   }
   broker.beatEvery = 50
+  const at = () => (broker.time ? { at: broker.time() } : {})
+  const beat = () => event('beat', { seq: broker.seq, stale_ms: broker.staleMs, ...at() })
 
   function stream(req: IncomingMessage, res: ServerResponse): void {
     const last = (req.headers['last-event-id'] as string | undefined) ?? null
     broker.seen.lastEventIds.push(last)
     broker.seen.instances.add(String(req.headers['curfew-guard-instance']))
-    res.writeHead(200, { 'content-type': 'text/event-stream', ...(broker.date ? { date: broker.date } : {}) })
+    res.writeHead(200, {
+      'content-type': 'text/event-stream',
+      ...(broker.date ? { date: broker.date } : {}),
+      ...(broker.time ? { 'curfew-time': String(broker.time()) } : {}),
+    })
     if (broker.opening !== null) {
       res.flushHeaders()
       res.write(broker.opening)
@@ -114,7 +129,7 @@ export async function fakeBroker(): Promise<FakeBroker> {
       for (const act of broker.acts) res.write(event('entries', { entries: act.entries }))
       res.write(event('ready', { seq: broker.seq }, broker.seq))
     } else for (const act of broker.acts) if (act.seq > after) res.write(event('revoked', act, act.seq))
-    res.write(event('beat', { seq: broker.seq, stale_ms: broker.staleMs }))
+    res.write(beat())
     streams.add(res)
     res.on('close', () => streams.delete(res))
   }
@@ -147,7 +162,7 @@ export async function fakeBroker(): Promise<FakeBroker> {
       case 'POST /v1/feed/acks':
         if (!isGuard) return json(401, {})
         broker.seen.acks.push((JSON.parse(body) as { seq: number }).seq)
-        if (broker.instances !== null) return json(200, { instances: broker.instances })
+        if (broker.instances !== null || broker.time) return json(200, { instances: broker.instances, ...at() })
         res.writeHead(204)
         res.end()
         return

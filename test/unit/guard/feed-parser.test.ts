@@ -136,6 +136,7 @@ describe('what is not understood is not passed over', () => {
     ['a seq beyond whole numbers', event('beat', { seq: 2 ** 53, stale_ms: 0 })],
     ['an id that is not its seq', event('ready', { seq: 1 }, '2')],
     ['no id', event('ready', { seq: 1 })],
+    ['a time that is none', event('beat', { seq: 1, stale_ms: 0, at: 'now' })],
     ['staleness below nothing', event('beat', { seq: 1, stale_ms: -1 })],
     ['no staleness', event('beat', { seq: 1 })],
     ['no JSON', event('beat', 'seq=1')],
@@ -149,7 +150,8 @@ describe('what is not understood is not passed over', () => {
       seq: 1,
       entries: [{ kind: 'task', key: 'tsk_1', issuedBefore: null }],
     })
-    expect(readEvent(event('beat', { seq: 1, stale_ms: 0 }))).toEqual({ kind: 'beat', seq: 1, staleMs: 0 })
+    expect(readEvent(event('beat', { seq: 1, stale_ms: 0, at: 5 }))).toEqual({ kind: 'beat', seq: 1, staleMs: 0, at: 5 })
+    expect(readEvent(event('beat', { seq: 1, stale_ms: 0 }))).toEqual({ kind: 'beat', seq: 1, staleMs: 0, at: null })
     expect(readEvent(event('ready', { seq: 0 }, '0'))).toEqual({ kind: 'ready', seq: 0 })
     expect(readEvent(event('news', {}))).toBeNull()
   })

@@ -166,6 +166,35 @@ describe('no verdict is no pass', () => {
     broker.staleMs = 10
     await until(() => g.health().ok)
   })
+  test('F47 a line that grows slower by and by is never silent: what it brings is as old as it is, and another line is taken', async () => {
+    // Its clock is days away from ours: only what it says of the same clock counts.
+    broker.time = () => Math.round(performance.now()) + 1_000_000_000
+    const g = guard({ revocation: bounds })
+    await g.ready()
+    const t = await mint()
+    expect((await verify(g, t)).staleMs).toBeLessThan(500)
+    for (const lag of [400, 800, 1_200, 1_600]) {
+      broker.lagMs = lag
+      await new Promise(resolve => setTimeout(resolve, 600))
+    }
+    // Beats come every 50 ms all the time.
+    expect(g.health().ok).toBe(false)
+    expect(g.health().staleMs).toBeGreaterThan(1_000)
+    expect(await codeOf(g, t)).toBe('stale_feed')
+    await until(() => logged.join().includes('what comes over this line is old'))
+    broker.lagMs = 0
+    await until(() => g.health().ok)
+    expect(await codeOf(g, t)).toBe('passes')
+  })
+  test('its twin: a line that is slow and within the bound', async () => {
+    broker.time = () => Math.round(performance.now())
+    broker.lagMs = 500
+    const g = guard({ revocation: bounds })
+    await g.ready()
+    await new Promise(resolve => setTimeout(resolve, 1_500))
+    expect(g.health()).toMatchObject({ ok: true, connected: true })
+    expect(g.health().staleMs).toBeGreaterThanOrEqual(450)
+  })
   test('whenStale introspect: each is asked, and what the index holds is refused all the same', async () => {
     const g = guard({ revocation: { ...bounds, whenStale: 'introspect' }, introspection: { client: 'orders', secret: 's3cret' } })
     await g.ready()
