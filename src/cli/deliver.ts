@@ -25,9 +25,12 @@ export function refuseCollisions(capabilities: readonly string[]): void {
   }
 }
 
+/** `token` → `CURFEW_TOKEN`; what is a variable already stays: `PGUSER`. */
+const variableOf = (field: string) => (/^[a-z_]+$/.test(field) ? `CURFEW_${field.toUpperCase()}` : field)
+
 /**
- * Every field as `<NAME>_<CAPABILITY>`, and by its plain name for the first credential that has it: `PGUSER`, and `CURFEW_TOKEN`
- * for a token. `CURFEW_TASK` and `CURFEW_CREDENTIAL` say where the child is.
+ * Every field as `<NAME>_<CAPABILITY>`, and the fields of a credential by their plain names as well, unless one before it has taken any of
+ * them: the user of one database and the host of another would be nobody's. `CURFEW_TASK` and `CURFEW_CREDENTIAL` say where the child is.
  */
 export function childEnv(
   env: Env,
@@ -38,12 +41,14 @@ export function childEnv(
   const given: Record<string, string> = {}
   for (const { credential, secret } of issued) {
     const suffix = suffixOf(credential.capability)
-    const fields: [string, string][] = [['CURFEW_CREDENTIAL', credential.id]]
-    for (const [name, value] of Object.entries(secret)) fields.push([name === 'token' ? 'CURFEW_TOKEN' : name, value])
-    for (const [name, value] of fields) {
+    const fields = Object.entries(secret).map(([name, value]) => [variableOf(name), value] as const)
+    const isFirst = fields.every(([name]) => given[name] === undefined)
+    for (const [name, value] of [['CURFEW_CREDENTIAL', credential.id] as const, ...fields]) {
+      if (given[`${name}_${suffix}`] !== undefined) throw usage(`two variables would be called ${name}_${suffix}`, 'run one command inside the other')
       given[`${name}_${suffix}`] = value
-      given[name] ??= value
     }
+    if (isFirst) Object.assign(given, Object.fromEntries(fields))
+    given.CURFEW_CREDENTIAL ??= credential.id
   }
   const removed = new Set([
     ...OURS,

@@ -91,7 +91,27 @@ export async function openTask(broker: Broker, ask: TaskAsk, signal: AbortSignal
 }
 
 export async function askCredential(broker: Broker, held: Held, capability: string, ttlSeconds: number | undefined, signal: AbortSignal): Promise<Issued> {
-  // One key for all attempts: a retry after a lost answer closes the credential that nobody received.
+  return issuedOf(await askFor(broker, held, partOf(capability, ttlSeconds), signal))
+}
+
+/** All of them, in their order, or none. */
+export async function askBundle(
+  broker: Broker,
+  held: Held,
+  capabilities: readonly string[],
+  ttlSeconds: number | undefined,
+  signal: AbortSignal,
+): Promise<readonly Issued[]> {
+  const body = await askFor(broker, held, { capabilities: capabilities.map(c => partOf(c, ttlSeconds)) }, signal)
+  const parts = body.credentials
+  if (!Array.isArray(parts) || parts.length !== capabilities.length) throw unexpected('credentials')
+  return parts.map(issuedOf)
+}
+
+const partOf = (capability: string, ttlSeconds: number | undefined) => ({ capability, ...(ttlSeconds === undefined ? {} : { ttl_seconds: ttlSeconds }) })
+
+async function askFor(broker: Broker, held: Held, what: object, signal: AbortSignal): Promise<Answer['body']> {
+  // One key for all attempts: a retry after a lost answer closes what nobody received.
   const idempotency = randomUUID()
   const { body } = await broker.call(
     {
@@ -100,16 +120,18 @@ export async function askCredential(broker: Broker, held: Held, capability: stri
       auth: asHolder(held),
       headers: () => ({ 'Idempotency-Key': idempotency }),
       timeoutMs: ISSUE_MS,
-      body: () => ({ capability, ...(ttlSeconds === undefined ? {} : { ttl_seconds: ttlSeconds }) }),
+      body: () => what,
     },
     signal,
   )
-  return {
-    credential: member<CredentialView>(body, 'credential'),
-    secret: member<Record<string, string>>(body, 'secret'),
-    tokenType: typeof body.token_type === 'string' ? body.token_type : null,
-  }
+  return body
 }
+
+const issuedOf = (body: Answer['body']): Issued => ({
+  credential: member<CredentialView>(body, 'credential'),
+  secret: member<Record<string, string>>(body, 'secret'),
+  tokenType: typeof body.token_type === 'string' ? body.token_type : null,
+})
 
 export async function beat(broker: Broker, held: Held, timeoutMs: number, signal: AbortSignal): Promise<TaskView> {
   const { body } = await broker.call(

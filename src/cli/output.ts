@@ -142,6 +142,7 @@ function factLines(problem: Problem): string[] {
   }
   add('you are', problem.identity)
   if (text(problem.reason) !== text(problem.code)) add('reason', problem.reason)
+  add('capability', problem.capability)
   add('field', problem.field)
   add('try', problem.next)
   add('decision', problem.decision_id)

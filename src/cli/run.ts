@@ -38,7 +38,7 @@ export function command(io: Io, words: readonly string[], done: (exit: number) =
   withOutput(withEvidence(withServer(run)))
   run.addHelpText(
     'after',
-    "\nSets PGHOST, PGUSER, ... or CURFEW_TOKEN, and CURFEW_TASK, CURFEW_CREDENTIAL.\nExit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'",
+    "\nSets PGHOST, PGUSER, ... or CURFEW_TOKEN, and CURFEW_TASK, CURFEW_CREDENTIAL.\nSeveral are granted all or none; each variable is also set as PGUSER_DB_ORDERS_RO, and the plain\nones are those of the first credential that has them.\nExit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'",
   )
   return run.action(async (capabilities: string[], flags: Flags) => done(await act(capabilities, flags, words, io)))
 }
@@ -78,9 +78,10 @@ async function act(capabilities: readonly string[], flags: Flags, words: readonl
       )
     },
     async issue(held, signal) {
-      const { askCredential } = await import('./holder.js')
-      const issued: Issued[] = []
-      for (const capability of capabilities) issued.push(await askCredential(broker, held, capability, flags.ttl, signal))
+      const { askBundle, askCredential } = await import('./holder.js')
+      const [only, ...others] = capabilities as [string, ...string[]]
+      const issued: readonly Issued[] =
+        others.length > 0 ? await askBundle(broker, held, capabilities, flags.ttl, signal) : [await askCredential(broker, held, only, flags.ttl, signal)]
       for (const { credential: c, tokenType } of issued) {
         tell(print, c, held)
         if (tokenType === 'DPoP' && !flags.withProofKey)

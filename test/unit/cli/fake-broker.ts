@@ -83,7 +83,7 @@ const iso = (ms = Date.now()) => new Date(ms).toISOString()
 
 export async function fakeBroker(options: { issuer?: string; operatorToken?: string } = {}): Promise<FakeBroker> {
   const jtis = new Set<string>()
-  const idempotent = new Map<string, string>()
+  const idempotent = new Map<string, readonly string[]>()
   const revocations = new Map<string, Record<string, unknown>>()
   const signals = new Map<string, Record<string, unknown>>()
   const decisions = new Map<string, Record<string, unknown>>()
@@ -327,16 +327,28 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       const task = await holder(seen, taskId)
       if (act === undefined) return { status: 200, body: { task: task.view } }
       if (act === 'credentials') {
-        const body = json(['capability', 'ttl_seconds', 'subject_token', 'subject_token_type'])
+        const body = json(['capability', 'capabilities', 'ttl_seconds', 'subject_token', 'subject_token_type'])
+        const parts = (body.capabilities ?? [body]) as readonly { capability: string; ttl_seconds?: number }[]
         const key = seen.headers['idempotency-key'] as string | undefined
-        if (key !== undefined) {
-          const earlier = idempotent.get(`${taskId} ${key}`)
-          const old = earlier === undefined ? undefined : broker.credentials.get(earlier)
-          if (old) Object.assign(old, { state: 'revoked', revoked_at: iso(), reason: 'issuance_failed' })
-        }
-        const { credential, secret, bound } = issue(task, String(body.capability), (body.ttl_seconds as number | undefined) ?? 300)
-        if (key !== undefined) idempotent.set(`${taskId} ${key}`, credential.id)
-        return { status: 201, body: { credential, secret, ...('token' in secret ? { token_type: bound ? 'DPoP' : 'Bearer' } : {}) } }
+        if (key !== undefined)
+          for (const earlier of idempotent.get(`${taskId} ${key}`) ?? [])
+            Object.assign(broker.credentials.get(earlier) ?? {}, { state: 'revoked', revoked_at: iso(), reason: 'cancelled' })
+        // All or none: what is refused is refused before the first is made.
+        for (const [i, part] of parts.entries())
+          if (!broker.offers.has(part.capability))
+            return refuse(422, 'capability_unknown', 'no such capability', body.capabilities ? { field: `capabilities.${i}`, capability: part.capability } : {})
+        const issued = parts.map(part => issue(task, String(part.capability), part.ttl_seconds ?? 300))
+        if (key !== undefined)
+          idempotent.set(
+            `${taskId} ${key}`,
+            issued.map(i => i.credential.id),
+          )
+        const told = issued.map(({ credential, secret, bound }) => ({
+          credential,
+          secret,
+          ...('token' in secret ? { token_type: bound ? 'DPoP' : 'Bearer' } : {}),
+        }))
+        return { status: 201, body: body.capabilities ? { credentials: told } : told[0] }
       }
       if (act === 'heartbeat') {
         json([])

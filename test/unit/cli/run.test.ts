@@ -79,6 +79,50 @@ describe('hand-over', () => {
     expect(env).toEqual({ A: '1', CURFEW_URL: 'u', PGHOST: 'kept', CURFEW_TASK: 'tsk_1' })
   })
 
+  test('several are asked for in one request, and each is told of', async () => {
+    const names = ['demo/orders-bearer', 'demo/legacy', 'db/orders-ro']
+    const { exit, err } = await run([...names, '--ttl', '2m', '--json'], '').ended
+    expect(exit).toBe(0)
+    const asked = at.broker.seen.filter(s => s.path.endsWith('/credentials') && s.method === 'POST')
+    expect(asked.map(s => JSON.parse(s.text))).toEqual([{ capabilities: names.map(capability => ({ capability, ttl_seconds: 120 })) }])
+    const events = err
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line))
+    const [one, two, three] = [...at.broker.credentials.values()]
+    expect(events.filter(e => e.event === 'issued').map(e => [e.credential, e.capability])).toEqual([
+      [one?.id, names[0]],
+      [two?.id, names[1]],
+      [three?.id, names[2]],
+    ])
+  })
+
+  test('the plain names are of one credential, whole: never the user of one database and the host of another', () => {
+    const held = { task: { id: 'tsk_1' }, token: 't', key: { exportPrivate: () => ({}) } } as never
+    const issued = (capability: string, secret: Record<string, string>) =>
+      ({ credential: { id: `crd_${capability}`, capability }, secret, tokenType: null }) as never
+    const parts = [
+      issued('db/a', { PGHOST: 'a', PGUSER: 'a' }),
+      issued('db/b', { PGHOST: 'b', PGUSER: 'b', PGSSLMODE: 'require' }),
+      issued('pki/c', { private_key: 'k', certificate: 'c' }),
+      issued('api/d', { token: 'd' }),
+    ]
+    const env = childEnv({ PGSSLMODE: 'disable' }, held, parts, { proofKey: false })
+    expect(env).toEqual({
+      PGSSLMODE: 'disable',
+      CURFEW_TASK: 'tsk_1',
+      CURFEW_CREDENTIAL: 'crd_db/a',
+      ...{ CURFEW_CREDENTIAL_DB_A: 'crd_db/a', CURFEW_CREDENTIAL_DB_B: 'crd_db/b', CURFEW_CREDENTIAL_PKI_C: 'crd_pki/c', CURFEW_CREDENTIAL_API_D: 'crd_api/d' },
+      ...{ PGHOST: 'a', PGUSER: 'a', PGHOST_DB_A: 'a', PGUSER_DB_A: 'a' },
+      ...{ PGHOST_DB_B: 'b', PGUSER_DB_B: 'b', PGSSLMODE_DB_B: 'require' },
+      ...{ CURFEW_PRIVATE_KEY: 'k', CURFEW_CERTIFICATE: 'c', CURFEW_PRIVATE_KEY_PKI_C: 'k', CURFEW_CERTIFICATE_PKI_C: 'c' },
+      ...{ CURFEW_TOKEN: 'd', CURFEW_TOKEN_API_D: 'd' },
+    })
+    // Two fields whose names meet once the capability stands behind them: refused, where one would hide the other.
+    const meeting = [issued('x', { A_B: '1' }), issued('b/x', { A: '2' })]
+    expect(() => childEnv({}, held, meeting, { proofKey: false })).toThrow('A_B_X')
+  })
+
   test('two capabilities that would share a name are refused before anything is opened', async () => {
     expect(suffixOf('db/orders-ro')).toBe('DB_ORDERS_RO')
     expect(() => refuseCollisions(['a-b/c', 'a/b-c'])).toThrow('same variables')
@@ -126,17 +170,27 @@ describe('exit codes', () => {
     expect(denied.err).toContain('error[policy_denied]')
   })
 
-  test('when the second credential fails, the first does not outlive it and the command is not started', async () => {
+  test('when one of several fails there is none, the command is not started, and the refusal names it', async () => {
     at.broker.faults.push({
       when: s => s.text.includes('"capability":"demo/legacy"'),
       times: 1,
       status: 422,
-      body: { code: 'capability_unknown', detail: 'no such capability' },
+      body: { code: 'capability_unknown', detail: 'no such capability', field: 'capabilities.1', capability: 'demo/legacy' },
     })
-    const { exit, out } = await run(['demo/orders-bearer', 'demo/legacy'], 'console.log("ran")').ended
+    const { exit, out, err } = await run(['demo/orders-bearer', 'demo/legacy'], 'console.log("ran")').ended
     expect({ exit, out }).toEqual({ exit: 125, out: '' })
+    expect(err).toMatch(/^ {2}capability +demo\/legacy$/m)
     expect(states()).toEqual(['cancelled'])
-    expect([...at.broker.credentials.values()].map(c => c.state)).not.toContain('active')
+    expect([...at.broker.credentials.values()]).toEqual([])
+  })
+
+  test('an answer that was lost is asked for again under the same key, and closes the whole bundle that nobody received', async () => {
+    at.broker.faults.push({ when: s => s.text.includes('"capabilities":[{'), times: 1, drop: 'after' })
+    expect((await run(['demo/orders-bearer', 'db/orders-ro'], '').ended).exit).toBe(0)
+    const asked = at.broker.seen.filter(s => s.path.endsWith('/credentials') && s.method === 'POST')
+    expect(asked).toHaveLength(2)
+    expect(new Set(asked.map(s => s.headers['idempotency-key'])).size).toBe(1)
+    expect([...at.broker.credentials.values()].map(c => c.reason)).toEqual(['cancelled', 'cancelled', 'completed', 'completed'])
   })
 })
 
