@@ -4,7 +4,7 @@ import { oidcAttestor } from './attestors/oidc.js'
 import { registeredAttestor } from './attestors/registered.js'
 import { spiffeAttestor } from './attestors/spiffe.js'
 import { type Broker, createBroker } from './broker/broker.js'
-import type { BrokerDeps, Log } from './broker/deps.js'
+import type { BrokerDeps, Issuer, Log } from './broker/deps.js'
 import { createOutbound } from './clients/outbound.js'
 import { composeEngines } from './compose-engines.js'
 import { composeQueue } from './compose-queue.js'
@@ -102,12 +102,7 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
       publisher: doorbell,
       capabilities: new Map(capabilities.map(c => [c.name, c])),
       audiences: new Map(toAudiences(config).map(a => [a.name, a])),
-      issuers: new Map(
-        config.issuers.map(i => [
-          i.name,
-          { enabled: i.enabled, maxTtlSeconds: i.maxTtlSeconds, identityPrefix: i.kind === 'spiffe' ? `spiffe://${i.trustDomain}/` : `${i.name}:` },
-        ]),
-      ),
+      issuers: new Map(config.issuers.map(i => [i.name, issuerOf(i)])),
       signals: config.signals,
       nonces: config.server.dpopNonce === 'required' ? dpopNonces(await nonceKey(wrapper)) : null,
       tasks: config.tasks,
@@ -138,6 +133,20 @@ async function composeAttestors(config: Config, store: Store, log: Log): Promise
   const of = <K extends IssuerConfig['kind']>(kind: K) => config.issuers.filter((i): i is Extract<IssuerConfig, { kind: K }> => i.kind === kind)
   const deps = { serverUrl: config.server.url, clock: store.clock, outbound: createOutbound(), readFile: (path: string) => readFile(path, 'utf8'), log }
   return [oidcAttestor(of('oidc'), deps), spiffeAttestor(of('spiffe'), deps), await registeredAttestor(of('registered'), deps)]
+}
+
+function issuerOf(i: IssuerConfig): Issuer {
+  const of = { enabled: i.enabled, maxTtlSeconds: i.maxTtlSeconds, identityPrefix: i.kind === 'spiffe' ? `spiffe://${i.trustDomain}/` : `${i.name}:` }
+  switch (i.kind) {
+    case 'oidc':
+      return { ...of, attests: { kind: 'oidc', profile: i.profile, strength: i.strength, owner: i.owner } }
+    case 'spiffe':
+      return { ...of, attests: { kind: 'spiffe', profile: 'spiffe', strength: 3, owner: i.owner } }
+    case 'registered':
+      return { ...of, attests: { kind: 'registered', profile: 'registered', strength: 1, owner: null } }
+    default:
+      return i satisfies never
+  }
 }
 
 function genericClaims(issuers: readonly IssuerConfig[]): string[] {

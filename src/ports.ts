@@ -122,7 +122,7 @@ export interface ReplayGuard {
 /** Who asked, for the audit row of the same transaction. */
 export interface Context {
   readonly requestId: string | null
-  readonly actor: Actor | { readonly kind: 'workload' | 'stranger'; readonly id: string }
+  readonly actor: AuditEvent['actor']
 }
 
 /**
@@ -168,6 +168,8 @@ export interface CredentialStore {
    * intended or none; what refuses one and not the others names it (`ofPart`).
    */
   intend(grants: readonly Grant[], options: IntendOptions): Promise<readonly Credential[]>
+  /** Throws as `intend` would now, but for room and marks, and leaves nothing. */
+  foresee(grant: Grant, options: Pick<IntendOptions, 'context' | 'open'>): Promise<void>
   /** The same checks for one of a local kind, and `active` at once: the one transaction after signing. */
   record(grant: Grant, minted: Minted, options: IntendOptions): Promise<Credential>
   /** Compare-and-set on `pending`, version and mint window. Null: it was overtaken; destroy what was made and stop. */
@@ -295,6 +297,8 @@ export interface AuditLog {
 export interface DecisionLog {
   /** A denial (permits are written by the transaction that acts on them). */
   deny(decision: Decision, context: Context): Promise<void>
+  /** The answer to a question, permit or denial, on which nobody acts here. */
+  note(decision: Decision, context: Context): Promise<void>
   get(id: DecisionId): Promise<Decision | null>
   list(filter: { identity?: string; capability?: string; allowed?: boolean; limit: number }): Promise<readonly Decision[]>
 }

@@ -87,37 +87,33 @@ export function decide(deps: BrokerDeps, ask: Ask): Decision {
   }
 }
 
-/** A permit, or the recorded denial as an error. The permit itself is recorded by the transaction that acts on it. */
-export async function authorize(deps: BrokerDeps, ask: Ask, context: Context): Promise<Decision> {
-  const decision = decide(deps, ask)
-  deps.meter.decided(decision.allowed ? 'permitted' : 'denied', decision.reason)
-  if (decision.allowed) return decision
-  await deps.store.decisions.deny(decision, context)
-  throw denial(decision)
+/**
+ * The permits of a task and of all above it, or those up to the denial, which is the last: whoever is below may do what its parent may
+ * and policy lets it, whichever is less (I7). Nothing is recorded or thrown. @param above nearest first.
+ */
+export function decideBelow(deps: BrokerDeps, ask: Ask, above: readonly Task[]): readonly [Decision, ...Decision[]] {
+  const decisions: [Decision, ...Decision[]] = [decide(deps, ask)]
+  for (const t of above) {
+    if (!decisions.at(-1)?.allowed) break
+    decisions.push(decide(deps, { ...ask, attestation: t.attestation, task: { ...t, depth: t.ancestors.length } }))
+  }
+  return decisions
 }
 
-/**
- * A permit for a task and for all above it: whoever is below may do what its parent may and policy lets it, whichever is less (I7).
- * @param above nearest first.
- */
+/** A permit, or the recorded denial as an error. The permit itself is recorded by the transaction that acts on it. */
 export async function authorizeBelow(deps: BrokerDeps, ask: Ask, above: readonly Task[], context: Context): Promise<Decision> {
-  const own = await authorize(deps, ask, context)
-  const permits: Decision[] = []
-  for (const t of above) {
-    const decision = decide(deps, { ...ask, attestation: t.attestation, task: { ...t, depth: t.ancestors.length } })
-    deps.meter.decided(decision.allowed ? 'permitted' : 'denied', decision.reason)
-    if (!decision.allowed) {
-      await deps.store.decisions.deny(decision, context)
-      // What was wrong with the claims of another workload is not the child's to hear.
-      throw new CurfewError('policy_denied', `a task above may not use ${decision.capability} any more`, {
-        reason: 'parent_denied',
-        decision: decision.id,
-        next: `ask an admin to look at decision ${decision.id}`,
-      })
-    }
-    permits.push(decision)
-  }
-  return strictest(own, permits)
+  const [own, ...others] = decideBelow(deps, ask, above)
+  for (const d of [own, ...others]) deps.meter.decided(d.allowed ? 'permitted' : 'denied', d.reason)
+  const last = others.at(-1) ?? own
+  if (last.allowed) return strictest(own, others)
+  await deps.store.decisions.deny(last, context)
+  if (last === own) throw denial(own)
+  // What was wrong with the claims of another workload is not the child's to hear.
+  throw new CurfewError('policy_denied', `a task above may not use ${last.capability} any more`, {
+    reason: 'parent_denied',
+    decision: last.id,
+    next: `ask an admin to look at decision ${last.id}`,
+  })
 }
 
 /**

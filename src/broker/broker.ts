@@ -6,6 +6,7 @@ import { admit } from './admit.js'
 import { delegate } from './delegate.js'
 import type { BrokerDeps } from './deps.js'
 import { destroy } from './destroy.js'
+import { evaluate } from './evaluate.js'
 import { exchange } from './exchange.js'
 import { closeDue } from './expire.js'
 import { explain } from './explain.js'
@@ -43,6 +44,7 @@ export function createBroker(deps: BrokerDeps) {
     signIntrospection: bind(signIntrospection),
     admit: bind(admit),
     explain: bind(explain),
+    evaluate: bind(evaluate),
     acceptSignal: bind(acceptSignal),
     judgeSignal: bind(judgeSignal),
     runEnded: bind(runEnded),

@@ -2,6 +2,7 @@
 import type { Audience, Capability } from '../domain/capability.js'
 import type { Nonces } from '../domain/dpop-nonce.js'
 import type { Signal, SignalAct } from '../domain/signal.js'
+import type { Attestation } from '../domain/workload.js'
 import type { Attestor, CredentialEngine, JobQueue, PolicyEngine, Reconcilable, RevocationPublisher, Signer, Store } from '../ports.js'
 
 export interface BrokerDeps {
@@ -18,14 +19,24 @@ export interface BrokerDeps {
   readonly capabilities: ReadonlyMap<string, Capability>
   /** By name. */
   readonly audiences: ReadonlyMap<string, Audience>
-  /** By name: the ceiling on what is issued on this issuer's word, and how the identities begin that only it can attest. */
-  readonly issuers: ReadonlyMap<string, { readonly enabled: boolean; readonly maxTtlSeconds: number; readonly identityPrefix: string }>
+  /** By name. */
+  readonly issuers: ReadonlyMap<string, Issuer>
   readonly signals: SignalRules
   /** Null: a proof needs none. */
   readonly nonces: Nonces | null
   readonly tasks: { readonly maxLifeSeconds: number; readonly defaultLifeSeconds: number }
   readonly log: Log
   readonly meter: Meter
+}
+
+export interface Issuer {
+  readonly enabled: boolean
+  /** The ceiling on what is issued on this issuer's word. */
+  readonly maxTtlSeconds: number
+  /** How the identities begin that only it can attest. */
+  readonly identityPrefix: string
+  /** What is true of every attestation by it. The owner of a registered agent is the agent's own. */
+  readonly attests: Pick<Attestation, 'kind' | 'profile' | 'strength' | 'owner'>
 }
 
 export interface SignalRules {

@@ -1,4 +1,5 @@
 /** Verb: grant the holder of a task what it asks for: declared, freshly attested, permitted by policy, and clamped. Nothing is written down but denials. */
+import type { Capability } from '../domain/capability.js'
 import { type AskParams, type Decision, Grant, type GrantTerms } from '../domain/decision.js'
 import { CurfewError, ofPart } from '../domain/errors.js'
 import { newId } from '../domain/ids.js'
@@ -42,7 +43,7 @@ export async function grant(
   requestId: string | null,
   signal: AbortSignal,
 ): Promise<Granted> {
-  if (holder.task.state !== 'open') throw new CurfewError('task_ended', 'this task has ended', { reason: holder.task.state })
+  demandOpen(holder.task)
   const context: Context = { requestId, actor: { kind: 'workload', id: holder.task.attestation.identity } }
   const [proofMark] = holder.marks
   if (!proofMark) throw new TypeError('a holder carries the mark of its proof')
@@ -71,14 +72,21 @@ async function eachPart<T>(asked: readonly PartAsk[], act: (part: PartAsk) => Pr
 
 async function demandAskable(deps: BrokerDeps, task: Task, part: PartAsk): Promise<void> {
   const capability = capabilityNamed(deps, part.capability, 'capability')
-  if (!task.capabilities.includes(capability.name)) {
-    throw new CurfewError('policy_denied', 'this task was not opened for that capability', {
-      reason: 'not_declared',
-      field: 'capability',
-      next: 'open a task that declares it',
-    })
-  }
+  demandDeclared(task, capability)
   await judgeParams(engineFor(deps, capability.engine), capability, part.params)
+}
+
+export function demandOpen({ state }: Pick<Task, 'state'>): void {
+  if (state !== 'open') throw new CurfewError('task_ended', 'this task has ended', { reason: state })
+}
+
+export function demandDeclared(task: Pick<Task, 'capabilities'>, { name }: Capability): void {
+  if (task.capabilities.includes(name)) return
+  throw new CurfewError('policy_denied', 'this task was not opened for that capability', {
+    reason: 'not_declared',
+    field: 'capability',
+    next: 'open a task that declares it',
+  })
 }
 
 async function permitted(deps: BrokerDeps, task: Task, above: readonly Task[], { capability: name, ttlSeconds }: PartAsk, context: Context): Promise<Decision> {

@@ -47,7 +47,8 @@ export type AuditKind = (typeof AUDIT_KINDS)[number]
 
 export interface AuditEvent {
   readonly kind: AuditKind
-  readonly actor: Actor | { readonly kind: 'workload' | 'stranger'; readonly id: string }
+  /** A `server` is a registered resource server, by the name of its audience. */
+  readonly actor: Actor | { readonly kind: 'workload' | 'server' | 'stranger'; readonly id: string }
   /** What it is about: an id, or null. */
   readonly subject: string | null
   readonly reason: string | null

@@ -16,6 +16,7 @@ export const RIGHTS = {
   'credentials.read': ['responder', 'admin', 'auditor'],
   'revocations.write': ['responder', 'admin'],
   'revocations.read': ['responder', 'admin', 'auditor'],
+  'decisions.evaluate': ['responder', 'admin', 'auditor'],
   'audit.read': ['admin', 'auditor', 'responder'],
   'signals.read': ['responder', 'admin', 'auditor'],
   'keys.write': ['admin'],

@@ -2,6 +2,7 @@
 import express, { type Express } from 'express'
 import helmet from 'helmet'
 import { CurfewError } from '../domain/errors.js'
+import { authzenRoutes } from './authzen.js'
 import { credentialRoutes } from './credentials.js'
 import { descriptionRoutes } from './description.js'
 import { errorRoutes } from './error-page.js'
@@ -39,6 +40,7 @@ export function createApp(doors: Doors): Express {
   signalRoutes(app, doors)
   feedRoutes(app, doors)
   forwardAuthRoutes(app, doors)
+  authzenRoutes(app, doors)
   hookRoutes(app, doors)
   errorRoutes(app, doors)
   descriptionRoutes(app, doors)

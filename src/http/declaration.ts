@@ -29,6 +29,8 @@ export interface Declaration {
   readonly path: string
   readonly who: 'public' | { readonly holder?: true; readonly operator?: Right; readonly guard?: true }
   readonly oauth?: true
+  /** It refuses in a sentence, as text/plain. */
+  readonly plain?: true
   /** In a few words, for those who look for it. */
   readonly summary?: string
   /** More than one line, where the summary would leave a caller wrong. */

@@ -29,7 +29,7 @@ export function introspectionRoutes(app: Express, doors: Doors): void {
 }
 
 /** RFC 7662 section 2.1: the resource server must authenticate; here by HTTP Basic with its audience's name. */
-function resourceServer(doors: Doors, req: Request): Audience {
+export function resourceServer(doors: Doors, req: Request): Audience {
   const refused = () =>
     new CurfewError('attestation_refused', 'a registered resource server must authenticate', { reason: 'client_unauthenticated', field: 'Authorization' })
   const given = authorization(req)

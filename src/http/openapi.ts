@@ -210,6 +210,14 @@ function refusalAnswersOf(d: Declaration, shared: Shared): { status: number; wha
       refusal(503, 'oauth', 'Not now.', error),
     ]
   }
+  if (d.plain) {
+    const sentence = (status: number, what: string) => ({
+      status,
+      what: 'plain',
+      answer: { description: what, headers: headersOf(status), content: { 'text/plain': { schema: { type: 'string' } } } },
+    })
+    return [...[...refusalsOf(d)].map(([status, codes]) => sentence(status, `Refused, in a sentence: ${codes.join(', ')}.`)), sentence(500, 'Our failure.')]
+  }
   const problem = schemaOf(problemShape, 'output', shared)
   const narrowed = (status: number, codes: readonly string[]) => ({ allOf: [problem, { properties: { status: { const: status }, code: { enum: codes } } }] })
   return [

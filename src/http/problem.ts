@@ -57,11 +57,18 @@ export const tellingOf = (code: ErrorCode): Telling => TELLINGS[code]
 export interface Told {
   readonly status: number
   readonly headers: Readonly<Record<string, string>>
-  readonly body: Readonly<Record<string, unknown>>
+  readonly body: Readonly<Record<string, unknown>> | string
+}
+
+/** `oauth` at the OAuth endpoints, `plain` where a sentence is wanted (AuthZEN 1.0), RFC 9457 everywhere else. */
+interface Where {
+  readonly serverUrl: string
+  readonly requestId: string
+  readonly form: 'problem' | 'oauth' | 'plain'
 }
 
 /** What the caller hears, whatever was thrown; what is not a CurfewError is our bug and is told by nothing but its number. */
-export function tell(error: unknown, where: { serverUrl: string; requestId: string; oauth: boolean }): Told {
+export function tell(error: unknown, where: Where): Told {
   if (!(error instanceof CurfewError)) return tellBug(where)
   const { status, title, action } = TELLINGS[error.code]
   const f = error.facts
@@ -80,7 +87,7 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
     retry_after: f.retryAfterSeconds ?? (action === 'retry' && (status === 429 || status >= 500) ? 1 : null),
   }
   const retry: Record<string, string> = members.retry_after === null ? {} : { 'Retry-After': String(members.retry_after) }
-  if (where.oauth) {
+  if (where.form === 'oauth') {
     // The stable machine word first, so that clients which keep only the description keep it too (standards.md 2.2.3).
     const [oauthStatus, oauthError] = wordFor(error)
     // RFC 6749 section 5.2: to those who may, or did, authenticate by a header. To others it would name a way that is none.
@@ -94,9 +101,17 @@ export function tell(error: unknown, where: { serverUrl: string; requestId: stri
       body: { error: oauthError, error_description: describable(`${f.reason ?? error.code}: ${error.message}`), ...members },
     }
   }
-  const challenge: Record<string, string> = status === 401 ? { 'WWW-Authenticate': challengeOf(error, where.serverUrl) } : {}
   // The member and the status line must say the same (RFC 9457 section 3.1.2).
   const said = f.reason === 'body_too_large' ? 413 : f.reason === 'media_type' ? 415 : status
+  if (where.form === 'plain') {
+    const challenge: Record<string, string> = status === 401 ? { 'WWW-Authenticate': 'Basic realm="curfew", Bearer realm="curfew"' } : {}
+    return {
+      status: said,
+      headers: { ...retry, ...challenge, ...PLAIN },
+      body: `${f.reason ?? error.code}: ${f.field ? `${f.field} ` : ''}${error.message}`,
+    }
+  }
+  const challenge: Record<string, string> = status === 401 ? { 'WWW-Authenticate': challengeOf(error, where.serverUrl) } : {}
   return {
     status: said,
     headers: { ...retry, ...challenge, 'Content-Type': 'application/problem+json' },
@@ -147,12 +162,21 @@ function describable(text: string): string {
   return text.replaceAll('"', "'").replace(/[^\x20-\x5b\x5d-\x7e]/g, '?')
 }
 
-function tellBug(where: { requestId: string; oauth: boolean }): Told {
-  return where.oauth
-    ? { status: 500, headers: {}, body: { error: 'server_error', request_id: where.requestId } }
-    : {
+function tellBug({ form, requestId }: Where): Told {
+  switch (form) {
+    case 'oauth':
+      return { status: 500, headers: {}, body: { error: 'server_error', request_id: requestId } }
+    case 'plain':
+      return { status: 500, headers: PLAIN, body: 'server_error' }
+    case 'problem':
+      return {
         status: 500,
         headers: { 'Content-Type': 'application/problem+json' },
-        body: { type: 'about:blank', status: 500, request_id: where.requestId, agent_action: 'stop' },
+        body: { type: 'about:blank', status: 500, request_id: requestId, agent_action: 'stop' },
       }
+    default:
+      return form satisfies never
+  }
 }
+
+const PLAIN = { 'Content-Type': 'text/plain; charset=utf-8' }

@@ -20,7 +20,7 @@ import { looksLikeGuardKey, operatorTokenDigest } from '../domain/operator-token
 import type { Secret } from '../domain/secret.js'
 import type { Feed, Signer, Store } from '../ports.js'
 import { type Declaration, declare, type Shown, type Successes } from './declaration.js'
-import { tell } from './problem.js'
+import { type Told, tell } from './problem.js'
 import { authorization, formBody, headerValues, jsonBody, singleHeader } from './request.js'
 
 /** What the HTTP room is given. */
@@ -143,7 +143,9 @@ export function route<B = undefined, Q = undefined, const H extends Headers = Re
 
 export function nameRequest(req: Request, res: Response, next: () => void): void {
   const given = req.headers['x-request-id']
-  const requestId = typeof given === 'string' && /^[A-Za-z0-9._-]{8,64}$/.test(given) ? given : randomUUID()
+  // To AuthZEN it is an arbitrary text that comes back as it was.
+  const shape = req.path.startsWith('/access/') ? /^[\x20-\x7e]{1,256}$/ : /^[A-Za-z0-9._-]{8,64}$/
+  const requestId = typeof given === 'string' && shape.test(given) ? given : randomUUID()
   res.locals.requestId = requestId
   res.setHeader('X-Request-ID', requestId)
   res.setHeader('Cache-Control', 'no-store')
@@ -165,7 +167,7 @@ function headersOf(req: Request, schemas: Headers = {}): Record<string, unknown>
 /** One refusal, one audit row (I6, K7): what was denied by policy has its decision already. If it cannot be written, nothing else is said. */
 export async function refuse(
   doors: Doors,
-  spec: { path: string; oauth?: true },
+  spec: { path: string; oauth?: true; plain?: true },
   req: Request,
   res: Response,
   requestId: string,
@@ -173,7 +175,13 @@ export async function refuse(
   /** In the place of those that the error brings. */
   headers: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  let told = tell(error, { serverUrl: doors.serverUrl, requestId, oauth: spec.oauth === true })
+  const told = await toldOf(doors, spec, req, requestId, error)
+  if (!req.complete) res.setHeader('Connection', 'close')
+  send(res, { ...told, headers: { ...told.headers, ...headers } })
+}
+
+async function toldOf(doors: Doors, spec: { path: string; oauth?: true; plain?: true }, req: Request, requestId: string, error: unknown): Promise<Told> {
+  const where = { serverUrl: doors.serverUrl, requestId, form: spec.oauth ? 'oauth' : spec.plain ? 'plain' : 'problem' } as const
   if (!(error instanceof CurfewError)) doors.log.error({ err: error, requestId, route: spec.path }, 'a request failed on our side')
   else {
     doors.log.warn(
@@ -191,16 +199,11 @@ export async function refuse(
           data: { code: error.code, route: `${req.method} ${spec.path}`, ...(error.facts.field ? { field: error.facts.field } : {}) },
         })
       } catch (cause) {
-        told = tell(new CurfewError('unavailable', 'the audit log cannot be written', { reason: 'audit_unavailable' }, { cause }), {
-          serverUrl: doors.serverUrl,
-          requestId,
-          oauth: spec.oauth === true,
-        })
+        return tell(new CurfewError('unavailable', 'the audit log cannot be written', { reason: 'audit_unavailable' }, { cause }), where)
       }
     }
   }
-  if (!req.complete) res.setHeader('Connection', 'close')
-  send(res, { ...told, headers: { ...told.headers, ...headers } })
+  return tell(error, where)
 }
 
 function auditKind(error: CurfewError): AuditKind {
@@ -230,7 +233,7 @@ async function guardBy(doors: Doors, key: string): Promise<Guard> {
   return guard
 }
 
-async function operatorBy(doors: Doors, token: string, right: Right): Promise<Operator> {
+export async function operatorBy(doors: Doors, token: string, right: Right): Promise<Operator> {
   const operator = await doors.store.operators.byToken(doors.sealDigest(operatorTokenDigest(token)))
   if (!operator || operator.disabledAt)
     throw new CurfewError('attestation_refused', 'this is no operator token of this broker', { reason: 'operator_refused', field: 'Authorization' })

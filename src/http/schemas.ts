@@ -118,6 +118,35 @@ export const explainBody = z.strictObject({
   labels: labels.default({}),
 })
 
+/** AuthZEN 1.0: members that are not known are ignored, and the description says so. */
+const entity = z.looseObject({ type: z.string().min(1).max(100), id: z.string().min(1).max(2_048) })
+const asked = {
+  subject: entity.extend({ properties: z.record(z.string(), z.unknown()).optional() }),
+  action: z.looseObject({ name: z.string().min(1).max(200) }),
+  resource: entity,
+}
+const evaluationContext = z.looseObject({
+  purpose: line(200).default('authzen'),
+  labels: labels.default({}),
+  ttl_seconds: seconds(5, 43_200).optional(),
+  proof: z.boolean().default(true),
+})
+export const evaluationRequest = z.looseObject({ ...asked, context: evaluationContext.prefault({}) })
+const partly = z.looseObject(asked).partial().extend({ context: evaluationContext.optional() })
+export const evaluationsRequest = partly.extend({
+  evaluations: z.array(partly).max(50).optional(),
+  options: z.looseObject({ evaluations_semantic: z.enum(['execute_all', 'deny_on_first_deny', 'permit_on_first_permit']).optional() }).optional(),
+})
+const fact = z.union([z.string().max(2_048), z.int(), z.boolean(), z.array(z.string().max(512)).max(64)])
+/** What is said of a subject of type `workload`. */
+export const workloadProperties = z.looseObject({
+  issuer: z.string().min(1).max(200),
+  attributes: z.record(z.string().max(100), fact).default({}),
+  owner: line(200).optional(),
+  evidence_age: seconds(0, 86_400).default(0),
+  run: z.string().max(512).optional(),
+})
+
 const credentialId = z.string().refine(s => isId('credential', s), 'must be a credential id (crd_…)')
 const planId = z.string().refine(s => isId('plan', s), 'must be a plan id (pln_…)')
 const taskId = z.string().refine(s => isId('task', s), 'must be a task id (tsk_…)')

@@ -111,6 +111,18 @@ export const decisionShape = thing('Decision', {
   attributes: z.record(z.string(), z.unknown()),
 })
 
+/** AuthZEN 1.0. Beside the id operators are told why. */
+export const evaluationShape = thing('Evaluation', {
+  decision: z.boolean(),
+  context: z.object({
+    id: id('decision'),
+    reason_admin: z.object({ en: z.string() }).optional(),
+    policies: names.optional(),
+    nearest_rule: nearestRuleShape.nullable().optional(),
+    failed: failedShape.optional(),
+  }),
+})
+
 export const revocationShape = thing('Revocation', {
   id: id('revocation'),
   seq: count,

@@ -10,7 +10,7 @@ import { actOf, closeBehind, closeFound, drain } from './closing.js'
 import { destroying } from './destroying.js'
 import { credentialMade, handleRecorded } from './events.js'
 import { lockCutoffs, lockTasks, readFacts } from './facts.js'
-import { issueAll, type Member, type Rooms } from './issue.js'
+import { foresee, issueAll, type Member, type Rooms } from './issue.js'
 import { toCredential } from './rows.js'
 import { type Row, rowsJson, type Sql, type Tx } from './sql.js'
 
@@ -37,6 +37,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
   const rooms: Rooms = new Map()
   const recordMember = recording(sql, rooms)
   return {
+    foresee: (grant, options) => sql.tx(tx => foresee(tx, { parts: [{ grant, made: null }], options: { ...options, marks: [] } })),
     intend: (grants, options) => issueTogether(sql, { parts: grants.map(grant => ({ grant, made: null })), options }, rooms),
     async record(grant, minted, options) {
       const [credential] = await recordMember({ parts: [{ grant, made: { minted, digest: deps.sealDigest(minted.secret.digest()) } }], options })

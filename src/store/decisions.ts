@@ -26,6 +26,7 @@ export function decisionLog(sql: Sql): DecisionLog {
       if (decision.allowed) throw new TypeError('a permit is recorded by the transaction that acts on it')
       return sql.tx(tx => writeDecisions(tx, [{ decision, context }]))
     },
+    note: (decision, context) => sql.tx(tx => writeDecisions(tx, [{ decision, context }])),
     async get(id) {
       const [row] = await sql.query('select * from curfew.decisions where id = $1', [id])
       return row ? toDecision(row) : null

@@ -86,6 +86,12 @@ export async function issueAll(tx: Tx, members: readonly Member[], rooms: Rooms)
   return outcomes.map((outcome, i) => outcome ?? { credentials: (members[i] as Member).parts.map(p => written.get(p.grant.id) as Credential) })
 }
 
+/** The same judgement, of one that nobody makes. */
+export async function foresee(tx: Tx, member: Member): Promise<void> {
+  await lockCutoffs(tx, 'shared')
+  admit(await factsFor(tx, [member]), member)
+}
+
 const raise = (error: unknown): never => {
   throw error
 }

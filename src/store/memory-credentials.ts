@@ -8,6 +8,7 @@ import { type Facts, isCut, issueOfRow, issueScopes, judgeStanding, workloadScop
 import type { CutOff } from './closing.js'
 import { assertDead, postponed } from './destroying.js'
 import { credentialDead, credentialMade, destroyFailed, handleRecorded } from './events.js'
+import { admit } from './issue.js'
 import { issueInMemory } from './memory-issue.js'
 import {
   after,
@@ -45,6 +46,9 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
   const rows = () => [...state.credentials.values()]
 
   return {
+    async foresee(grant, options) {
+      admit(factsOf(state), { parts: [{ grant, made: null }], options: { ...options, marks: [] } })
+    },
     intend: async (grants, options) => issueInMemory(state, { parts: grants.map(grant => ({ grant, made: null })), options }),
     async record(grant, minted, options) {
       const [credential] = issueInMemory(state, { parts: [{ grant, made: { minted, digest: sealDigest(minted.secret.digest()) } }], options })

@@ -85,6 +85,7 @@ function memoryDecisions(state: State): DecisionLog {
       if (decision.allowed) throw new TypeError('a permit is recorded by the transaction that acts on it')
       writeDecisions(state, [decision], context)
     },
+    note: async (decision, context) => writeDecisions(state, [decision], context),
     get: async id => state.decisions.get(id) ?? null,
     async list({ identity, capability, allowed, limit }) {
       return [...state.decisions.values()]

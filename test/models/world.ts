@@ -193,7 +193,9 @@ function depsOf({ store, engine, policy }: Parts, queue: MemoryQueue, reconcilab
     publisher: { publish: async () => {}, close: async () => {} },
     capabilities: new Map([AT_VAULT, LOCAL].map(c => [c.name, { ...c, maxEvidenceAgeSeconds: 86_400 }])),
     audiences: new Map([[ORDERS.name, ORDERS]]),
-    issuers: new Map([['github', { enabled: true, maxTtlSeconds: 7_200, identityPrefix: 'github:' }]]),
+    issuers: new Map([
+      ['github', { enabled: true, maxTtlSeconds: 7_200, identityPrefix: 'github:', attests: { kind: 'oidc', profile: 'github', strength: 3, owner: null } }],
+    ]),
     nonces: null,
     signals: { sources: [], rules: [] },
     tasks: { maxLifeSeconds: 86_400, defaultLifeSeconds: 3_600 },

@@ -4,8 +4,8 @@ import { newId } from '../../../src/domain/ids.js'
 import type { NewSignal } from '../../../src/domain/signal.js'
 import type { SealedKey } from '../../../src/domain/signing-key.js'
 import type { Task } from '../../../src/domain/task.js'
-import type { Store } from '../../../src/ports.js'
-import { context, grantFor, later, type MakeStore, mark, minted, newTask, openTask, permit, unique } from './fixtures.js'
+import type { Context, Store } from '../../../src/ports.js'
+import { context, grantFor, later, type MakeStore, mark, minted, newTask, openTask, operator, permit, quarantine, unique } from './fixtures.js'
 
 export function testRecords(name: string, makeStore: MakeStore): void {
   describe(`audit in ${name}`, () => {
@@ -78,6 +78,21 @@ export function testRecords(name: string, makeStore: MakeStore): void {
       expect(await ids({ allowed: true })).toEqual([])
       expect(await ids({ allowed: false, identity: denial.identity })).toHaveLength(2)
       expect(await store.decisions.get(newId('decision'))).toBeNull()
+    })
+
+    it('notes the answer to a question, permit or denial, once and with one audit row (I6)', async () => {
+      const { store } = await makeStore()
+      const task = newTask(store)
+      const server: Context = { requestId: 'r', actor: { kind: 'server', id: 'orders' } }
+      for (const allowed of [true, false]) {
+        const answer = { ...permit(task, 'db/orders-ro', store.clock.now()), allowed, task: null, explanation: null }
+        await store.decisions.note(answer, server)
+        await store.decisions.note(answer, server)
+        expect(await store.decisions.get(answer.id)).toEqual(answer)
+        const [row, ...more] = await store.audit.list({ subject: answer.id, limit: 9 })
+        expect(row).toMatchObject({ kind: allowed ? 'decision.permitted' : 'decision.denied', actor: server.actor })
+        expect(more).toEqual([])
+      }
     })
 
     it('does not take a permit for a denial', async () => {
@@ -236,6 +251,43 @@ export function testRecords(name: string, makeStore: MakeStore): void {
       expect(wait).toBeLessThan(3_601)
       expect((await store.audit.list({ limit: 3 })).map(r => r.kind).sort()).toEqual(['key.activated', 'key.created', 'key.retired'])
       expect(await store.audit.list({ kind: 'key.activated', limit: 9 })).toHaveLength(1)
+    })
+  })
+
+  describe(`what would come of an issue in ${name}`, () => {
+    const foreseen = (store: Store, task: Task) =>
+      store.credentials.foresee(grantFor(store, task), { context }).then(
+        () => 'passes',
+        e => e.facts.reason,
+      )
+
+    it('is told as issuing would tell it, and leaves nothing', async () => {
+      const { store } = await makeStore()
+      const task = await openTask(store)
+      expect(await foreseen(store, task)).toBe('passes')
+      const bar = await quarantine(store, { kind: 'identity', key: task.attestation.identity }, 600)
+      expect(await foreseen(store, task)).toBe('quarantined')
+      await store.quarantines.lift(bar.id, 'over', { requestId: null, actor: operator })
+      expect(await foreseen(store, task)).toBe('passes')
+      await store.revocations.commit({ kind: 'task', key: task.id }, 'completed', { actor: operator })
+      expect(await foreseen(store, task)).toBe('completed')
+      expect(await store.credentials.list({ limit: 9 })).toEqual([])
+      expect(await store.decisions.list({ limit: 9 })).toEqual([])
+    })
+
+    it('of a task that is not open yet, the opening is judged as well; no task is opened', async () => {
+      const { store } = await makeStore()
+      const task = newTask(store)
+      const grant = grantFor(store, { ...task, deadlineAt: later(store.clock.now(), 3_600) })
+      const ask = () =>
+        store.credentials.foresee(grant, { context, open: { task, decisions: [] } }).then(
+          () => 'passes',
+          e => e.facts.reason,
+        )
+      expect(await ask()).toBe('passes')
+      await store.revocations.commit({ kind: 'issuer', key: 'github' }, 'requested', { actor: operator })
+      expect(await ask()).toBe('cut_off')
+      expect(await store.tasks.get(task.id)).toBeNull()
     })
   })
 
