@@ -126,7 +126,7 @@ declare const issuer: string, audience: string, guardKey: string, pages: AsyncIt
 `
 
 describe('what the pages say to write', () => {
-  it.each(['docs/keys.md', 'examples/orders-python/README.md'])('%s: the configuration is one', page => {
+  it.each(['docs/keys.md', 'docs/oauth.md', 'examples/orders-python/README.md'])('%s: the configuration is one', page => {
     const path = join(ROOT, 'config/curfew.example.yaml')
     const secrets = { ORDERS_SECRET: 'x'.repeat(32) }
     const blocks = blocksOf(read(page), 'yaml')
@@ -217,6 +217,7 @@ const PLAYED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'docs/agents.md': { sh: 'here', yaml: 'here' },
   'docs/guard.md': { ts: 'here' },
   'docs/keys.md': { yaml: 'here', '': 'here' },
+  'docs/oauth.md': { js: 'test/http/oauth-page.test.ts', yaml: 'here', sh: 'test/integration/parties.test.ts' },
   'docs/http-api.md': { json: 'here' },
   'docs/forward-auth.md': { nginx: 'test/integration/nginx.test.ts', yaml: 'was not run', '': 'was not run', sh: 'here' },
   'examples/orders-api/README.md': { sh: 'here', ts: 'here' },
