@@ -17,7 +17,7 @@ export function ordersApi(guard: Guard, orders: Orders, path: string): Express {
   })
 
   app.get(path, guard.express({ scope: 'orders:read' }), async (req, res) => {
-    res.json({ for: req.curfew.subject, mode: req.curfew.mode, orders: await orders.all() })
+    res.json({ for: req.curfew.subject, mode: req.curfew.mode, staleMs: req.curfew.staleMs, orders: await orders.all() })
   })
 
   // Before `/:id`, which would take it.

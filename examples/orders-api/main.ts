@@ -16,6 +16,8 @@ const guard = createGuard({
   guardKey: env.CURFEW_GUARD_KEY || undefined,
   proof: (env.CURFEW_PROOF || 'required') as ProofRule,
   publicUrl: env.PUBLIC_URL || undefined,
+  // Replicas by their own addresses, where there is no one address for all.
+  feedUrls: env.CURFEW_FEED_URLS ? env.CURFEW_FEED_URLS.split(' ') : undefined,
   // Without a guard key every request is asked about; with both, only when the feed is silent for too long.
   ...(canAsk ? { introspection: { client: env.CURFEW_CLIENT as string, secret: env.CURFEW_CLIENT_SECRET as string } } : {}),
   ...(canAsk && env.CURFEW_GUARD_KEY ? { revocation: { whenStale: 'introspect' as const } } : {}),

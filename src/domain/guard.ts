@@ -36,3 +36,5 @@ export interface Attendance {
 
 /** One that has not been heard of for longer is gone: it holds no feed, and refuses by its own staleness. Seconds. */
 export const GONE_AFTER = 30
+/** So long one that is gone is listed: each start of a process may bring a new name. Seconds. */
+export const LISTED_FOR = 86_400

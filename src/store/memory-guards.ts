@@ -7,7 +7,7 @@ import { after, type State, write } from './memory-state.js'
 
 export function memoryGuards(state: State): GuardStore {
   const guards = new Map<string, Guard & { readonly keyDigest: string }>()
-  const instances = new Map<string, GuardInstance>()
+  const instances = state.guardInstances
   const bare = ({ keyDigest: _digest, ...guard }: Guard & { keyDigest: string }): Guard => guard
   const nameOf = (i: Pick<GuardInstance, 'guard' | 'instance'>) => `${i.guard} ${i.instance}`
   return {

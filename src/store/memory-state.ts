@@ -3,6 +3,7 @@ import type { AuditEvent, AuditRow } from '../domain/audit.js'
 import type { Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
+import type { GuardInstance } from '../domain/guard.js'
 import type { TaskId } from '../domain/ids.js'
 import type { Operator } from '../domain/operator.js'
 import type { Plan } from '../domain/plan.js'
@@ -55,6 +56,7 @@ export interface State {
   readonly audit: AuditRow[]
   readonly signals: Map<string, Signal>
   readonly operators: Map<string, Operator & { readonly tokenDigest: string }>
+  readonly guardInstances: Map<string, GuardInstance>
   readonly keys: Map<string, SealedKey>
 }
 
@@ -73,6 +75,7 @@ export const emptyState = (now: () => Date): State => ({
   audit: [],
   signals: new Map(),
   operators: new Map(),
+  guardInstances: new Map(),
   keys: new Map(),
 })
 

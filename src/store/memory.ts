@@ -1,5 +1,6 @@
 /** Owns the store in memory: the same rules over plain maps, for tests and as a second opinion on the statements; forgets all at exit. */
 import { CurfewError } from '../domain/errors.js'
+import { LISTED_FOR } from '../domain/guard.js'
 import { isWaiting } from '../domain/signal.js'
 import type { AuditLog, DecisionLog, OperatorStore, SignalStore, Store } from '../ports.js'
 import { operatorEvent, signalHandled, signalHeld, signalJudged, signalReceived } from './events.js'
@@ -61,6 +62,7 @@ export function memoryStore({ now, sealDigest }: MemoryStoreOptions): Store {
       const past = [...state.marks].filter(([, mark]) => after(mark.until, MARK_MARGIN) < at).slice(0, limit)
       for (const [key] of past) state.marks.delete(key)
       for (const [key, until] of state.tombstones) if (until < at) state.tombstones.delete(key)
+      for (const [name, { seenAt }] of state.guardInstances) if (after(seenAt, LISTED_FOR) < at) state.guardInstances.delete(name)
       return past.length
     },
     close: async () => {},

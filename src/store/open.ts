@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { untilLate } from '../domain/deadline.js'
 import { CurfewError } from '../domain/errors.js'
+import { LISTED_FOR } from '../domain/guard.js'
 import type { Secret } from '../domain/secret.js'
 import type { Store } from '../ports.js'
 import { auditLog } from './audit.js'
@@ -120,6 +121,7 @@ export async function storeOver(
       const marks = await forgetMarks(main, limit)
       // Quarantines stay: who was refused when, and who lifted it, is asked long after.
       await main.query(`delete from curfew.plans where valid_until < (select curfew.now()) - interval '1 day' and revocation is null`)
+      await main.query('delete from curfew.guard_instances where seen_at < (select curfew.now()) - make_interval(secs => $1::double precision)', [LISTED_FOR])
       await main.query('delete from curfew.tombstones where until < (select curfew.now()) and not ending')
       // A key lives as long as its task; what is left is what open tasks hold.
       await main.query(

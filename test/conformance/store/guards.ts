@@ -59,6 +59,20 @@ export function testGuards(name: string, makeStore: MakeStore): void {
       expect(await store.guards.seen([{ guard: b, instance: '1', seq: 11, lagMs: null }])).toEqual([{ guard: b, isDisabled: true, instances: 1 }])
     })
 
+    it('forget processes that are gone for a day: each start may have brought a new name', async () => {
+      const { store, advance } = await makeStore()
+      const id = newId('guard')
+      await store.guards.add({ id, name: 'restarting' }, unique('d'), context)
+      await store.guards.seen([{ guard: id, instance: 'old', seq: 1, lagMs: null }])
+      await advance(86_000)
+      await store.guards.seen([{ guard: id, instance: 'new', seq: 1, lagMs: null }])
+      await store.forget(10)
+      expect((await store.guards.instances()).map(i => i.instance)).toEqual(['new', 'old'])
+      await advance(500)
+      await store.forget(10)
+      expect((await store.guards.instances()).map(i => i.instance)).toEqual(['new'])
+    })
+
     it('the seq of the last act', async () => {
       const { store } = await makeStore()
       expect(await store.revocations.seq()).toBe(0)
