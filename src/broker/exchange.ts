@@ -2,13 +2,16 @@
 import type { Audience, Capability } from '../domain/capability.js'
 import { type Decision, Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
+import { isId } from '../domain/ids.js'
 import type { Secret } from '../domain/secret.js'
 import type { Task } from '../domain/task.js'
 import { demandFresh } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import { termsOf } from './grant.js'
+import { issue } from './issue.js'
 import { type Issued, make } from './make.js'
-import { openTask, planTask, type TaskAsk } from './open-task.js'
+import { demandClient, openTask, planTask, type TaskAsk } from './open-task.js'
+import { prove } from './prove.js'
 import { capabilityAt, ourselves, type TargetAsk, targetOf } from './target.js'
 import { signTaskToken } from './task-token.js'
 
@@ -17,9 +20,18 @@ export type TaskObject = Pick<TaskAsk, 'purpose' | 'capabilities' | 'lifeSeconds
   readonly ttlSeconds: number | null
 }
 
+/** The same of a task that is open: a further token of it. */
+export interface OpenTaskObject {
+  readonly identifier: string
+  /** Of the task, when it is said again. */
+  readonly purpose: string | null
+  readonly capabilities: readonly string[]
+  readonly ttlSeconds: number | null
+}
+
 export interface ExchangeAsk extends Pick<TaskAsk, 'evidence' | 'grant' | 'presented' | 'clientId'> {
   /** Null: the caller knows OAuth only, and names what it needs by resource server and scope. */
-  readonly task: TaskObject | null
+  readonly task: TaskObject | OpenTaskObject | null
   readonly target: TargetAsk
 }
 
@@ -36,7 +48,8 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
     const { task, token } = await openTask(deps, { ...ask, ...taskAlone(ask, target) }, requestId, signal)
     return { task, taskToken: token, issued: null }
   }
-  const capability = capabilityAt(deps, target, ask.task?.capabilities ?? null, ask.target.scopes)
+  const capability = capabilityAt(deps, target, ask.task?.capabilities ?? null, ask.target)
+  if (ask.task && 'identifier' in ask.task) return further(deps, { ...ask, task: ask.task }, capability, requestId, signal)
   const wanted = ask.task ?? forOneToken(deps, target, capability)
   const { task, above, decisions, marks, context } = await planTask(deps, { ...ask, ...wanted }, requestId, signal)
   demandFresh(deps, task.attestation, capability)
@@ -54,9 +67,32 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
   return { task: opened, taskToken: await signTaskToken(deps, opened), issued: { ...(issued as Issued), capability } }
 }
 
+/** Of a task that is open already: by its own key, and by evidence of the same workload. */
+async function further(
+  deps: BrokerDeps,
+  ask: ExchangeAsk & { readonly task: OpenTaskObject },
+  capability: Capability,
+  requestId: string | null,
+  signal: AbortSignal,
+): Promise<Exchanged> {
+  const { identifier, purpose, ttlSeconds } = ask.task
+  const at = 'authorization_details.0'
+  if (ask.grant !== null) throw new CurfewError('malformed', 'a grant opens a task of its own', { reason: 'parameter_unexpected', field: `${at}.identifier` })
+  const { jkt, mark } = await prove(deps, ask.presented)
+  const task = isId('task', identifier) ? await deps.store.tasks.get(identifier) : null
+  // Another's task answers like one that does not exist (T57).
+  if (task?.jkt !== jkt) throw new CurfewError('not_found', 'no such task', { reason: 'not_found', field: `${at}.identifier` })
+  if (purpose !== null && purpose !== task.purpose)
+    throw new CurfewError('malformed', 'is not that of the task', { reason: 'invalid_field', field: `${at}.purpose` })
+  demandClient(ask.clientId, task.attestation.identity)
+  const asked = { capability: capability.name, ttlSeconds, params: {}, evidence: ask.evidence, idempotency: null }
+  const issued = await issue(deps, { task, jkt, marks: [mark] }, asked, requestId, signal)
+  return { task, taskToken: await signTaskToken(deps, task), issued: { ...issued, capability } }
+}
+
 /** A task needs a task object: scopes are of resource servers, and nothing else here has any. */
 function taskAlone({ task, target }: ExchangeAsk, named: typeof ourselves | null): TaskObject {
-  if (task && target.scopes === null) return task
+  if (task && target.scopes === null && target.actions === null && !('identifier' in task)) return task
   if (!task && named) throw new CurfewError('malformed', 'a task is opened by its task object', { reason: 'parameter_missing', field: 'authorization_details' })
   throw new CurfewError('target_unknown', 'the resource server that the token is for must be named', {
     reason: 'resource_missing',

@@ -56,9 +56,7 @@ export async function planTask(deps: BrokerDeps, ask: TaskAsk, requestId: string
   const own = ask.evidence && (await identify(deps, ask.evidence, signal))
   const attestation = redeemed ? attestationBelow(redeemed, own && remembered(own)) : own && remembered(own)
   if (!attestation) throw new CurfewError('malformed', 'evidence is required', { reason: 'parameter_missing', field: 'subject_token' })
-  if (ask.clientId && ask.clientId !== attestation.identity) {
-    throw new CurfewError('attestation_refused', 'the evidence is of another workload than the client_id', { reason: 'client_mismatch', field: 'client_id' })
-  }
+  demandClient(ask.clientId, attestation.identity)
   const marks = [mark, ...(redeemed ? [redeemed.mark] : []), ...(own ? await evidenceMarks(deps, own, jkt) : [])]
   const context: Context = { requestId, actor: { kind: 'workload', id: attestation.identity } }
 
@@ -92,6 +90,12 @@ export async function planTask(deps: BrokerDeps, ask: TaskAsk, requestId: string
     decisions.push(await authorizeBelow(deps, judged, above, context))
   }
   return { task, above, decisions, marks, context }
+}
+
+/** Whoever calls itself something is what its evidence says, or nobody (P68). */
+export function demandClient(clientId: string | null | undefined, identity: string): void {
+  if (!clientId || clientId === identity) return
+  throw new CurfewError('attestation_refused', 'the evidence is of another workload than the client_id', { reason: 'client_mismatch', field: 'client_id' })
 }
 
 /** What a task keeps of an attestation: all but the one-time parts. */

@@ -10,8 +10,12 @@ export interface TargetAsk {
   readonly resources: readonly string[]
   /** `audience` (RFC 8693 section 2.1): its configured name, or its URI. */
   readonly audiences: readonly string[]
+  /** `locations` of a task object, by their URI (RFC 9396 section 2.2). */
+  readonly locations: readonly string[]
   /** Null: no `scope` was sent. */
   readonly scopes: readonly string[] | null
+  /** `actions` of a task object: the same by another name. */
+  readonly actions: readonly string[] | null
 }
 
 /** The path of our own API, which the metadata of RFC 9728 names as a resource of its own. */
@@ -34,6 +38,7 @@ export function targetOf(deps: BrokerDeps, ask: TargetAsk): Audience | typeof ou
   }
   look(ask.resources, 'resource', (a, name) => a.uri === name)
   look(ask.audiences, 'audience', (a, name) => a.uri === name || a.name === name)
+  look(ask.locations, 'authorization_details.0.locations', (a, name) => a.uri === name)
   return [...found][0] ?? null
 }
 
@@ -41,18 +46,18 @@ export function targetOf(deps: BrokerDeps, ask: TargetAsk): Audience | typeof ou
  * Exactly one of `names` is for that server; without names, of all that there are. `scope` must be, as a set, all that the capability
  * gives: a token has the scopes of its capability, so that fewer would be broadened and more be promised (docs/http-api.md).
  */
-export function capabilityAt(deps: BrokerDeps, target: Audience, names: readonly string[] | null, scopes: readonly string[] | null): Capability {
+export function capabilityAt(deps: BrokerDeps, target: Audience, names: readonly string[] | null, { scopes, actions }: TargetAsk): Capability {
   const known = names?.map((name, i) => capabilityNamed(deps, name, `authorization_details.0.capabilities.${i}`)) ?? [...deps.capabilities.values()]
   const there = known.filter(c => audienceOf(deps, c) === target)
   // Without names the scopes choose; none sent is no scope at all.
-  const asked = scopes ?? (names === null ? [] : null)
-  const fitting = asked === null ? there : there.filter(c => isSame(new Set(c.scopes), new Set(asked)))
+  const asked = [scopes ?? (names === null ? [] : null), actions].flatMap(s => (s === null ? [] : [new Set(s)]))
+  const fitting = there.filter(c => asked.every(s => isSame(new Set(c.scopes), s)))
   const [capability, ...others] = fitting
   if (capability && others.length === 0) return capability
-  if (asked !== null && there.length > 0) {
+  if (asked.length > 0 && there.length > 0) {
     throw new CurfewError('capability_unknown', 'exactly one capability of that resource server must give these scopes, and no other', {
       reason: others.length > 0 ? 'scope_ambiguous' : 'scope_unknown',
-      field: 'scope',
+      field: scopes === null && actions !== null ? 'authorization_details.0.actions' : 'scope',
       next: 'name the capability in authorization_details',
     })
   }

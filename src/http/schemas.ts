@@ -42,9 +42,6 @@ export const openTaskBody = z
   .strictObject({ subject_token: token.optional(), subject_token_type: evidenceType.optional(), parent_grant: token.optional(), ...taskMembers })
   .refine(b => b.subject_token !== undefined || b.parent_grant !== undefined, { path: ['subject_token'], message: 'is required without a parent_grant' })
 
-export const rarTask = (type: string) =>
-  z.strictObject({ type: z.literal(type, 'is not a type of this server'), ...taskMembers, ttl: seconds(5, 43_200).optional() })
-
 /** RFC 6749 section 3.3: tokens of printable ASCII without `"` and `\`, one space between two. */
 const scope = z
   .string()
@@ -55,6 +52,22 @@ const resource = z
   .string()
   .max(2_048)
   .regex(/^[A-Za-z][A-Za-z0-9+.-]*:[\x21\x22\x24-\x7e]+$/, 'must be an absolute URI without a fragment')
+
+/** Of both task objects: RFC 9396 section 2.2, by the words of a token request. */
+const rarCommon = (type: string) => ({
+  type: z.literal(type, 'is not a type of this server'),
+  ttl: seconds(5, 43_200).optional(),
+  locations: z.array(resource).min(1).max(16).optional(),
+  actions: z
+    .array(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,100}$/, 'must be a scope'))
+    .max(32)
+    .optional(),
+})
+/** Opens a task. */
+export const rarTask = (type: string) => z.strictObject({ ...rarCommon(type), ...taskMembers })
+/** Of a task that is open. */
+export const rarOpenTask = (type: string) =>
+  z.strictObject({ ...rarCommon(type), identifier: z.string().max(64), purpose: taskMembers.purpose.optional(), capabilities: taskMembers.capabilities })
 
 /** Of all grants together; what is not recognised is ignored (RFC 6749 section 3.2), which of these a grant takes is its own to say. */
 export const tokenForm = z.object({

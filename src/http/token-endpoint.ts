@@ -1,6 +1,6 @@
 /** Owns the token endpoint: token exchange (RFC 8693), assertion grants (RFC 7523), client credentials (RFC 6749 section 4.4), one pipeline for all. */
 import type { Express, Request } from 'express'
-import type { Exchanged, TaskObject } from '../broker/exchange.js'
+import type { Exchanged } from '../broker/exchange.js'
 import { CurfewError } from '../domain/errors.js'
 import { headerValues } from './request.js'
 import { type Doors, route } from './route.js'
@@ -21,14 +21,21 @@ export function tokenRoutes(app: Express, doors: Doors): void {
     answer: async ({ body, presented, req, requestId, signal }) => {
       refuseAuthorization(req)
       const shown = shownEvidence(body, doors.clientMethods)
+      const object = body.authorization_details === undefined ? null : readTaskObject(type, body.authorization_details)
       const exchange = doors.broker.exchange(
         {
           evidence: shown.evidence,
           grant: shown.grant,
           presented,
           clientId: body.client_id ?? null,
-          task: body.authorization_details === undefined ? null : taskObject(type, body.authorization_details),
-          target: { resources: body.resource, audiences: body.audience, scopes: body.scope?.split(' ') ?? null },
+          task: object?.task ?? null,
+          target: {
+            resources: body.resource,
+            audiences: body.audience,
+            scopes: body.scope?.split(' ') ?? null,
+            locations: object?.locations ?? [],
+            actions: object?.actions ?? null,
+          },
         },
         requestId,
         signal,
@@ -45,19 +52,6 @@ export function tokenRoutes(app: Express, doors: Doors): void {
 function refuseAuthorization(req: Request): void {
   if (headerValues(req, 'authorization').length === 0) return
   throw new CurfewError('attestation_refused', 'no client authenticates by this header here', { reason: 'authorization_refused', field: 'Authorization' })
-}
-
-function taskObject(type: string, text: string): TaskObject {
-  const { purpose, capabilities, life_seconds, owner, labels, heartbeat_seconds, ttl } = readTaskObject(type, text)
-  return {
-    purpose,
-    capabilities,
-    lifeSeconds: life_seconds ?? null,
-    owner: owner ?? null,
-    labels,
-    heartbeatSeconds: heartbeat_seconds ?? null,
-    ttlSeconds: ttl ?? null,
-  }
 }
 
 function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: Date, form: TokenForm) {

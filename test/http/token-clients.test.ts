@@ -265,5 +265,5 @@ describe('what is switched off', () => {
       await onlySpiffe.close()
       await onlyJobs.close()
     }
-  })
+  }, 60_000)
 })

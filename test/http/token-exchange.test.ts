@@ -245,6 +245,100 @@ describe('a task object', () => {
   })
 })
 
+describe('locations and actions of a task object (RFC 9396 section 2.2)', () => {
+  const ro = { capabilities: ['demo/orders-ro', 'demo/orders-rw'] }
+  it('name the server and choose among its capabilities, as resource and scope do; both may say the same', async () => {
+    const object = details({ ...ro, locations: [ORDERS], actions: ['orders:write', 'orders:read'] })
+    for (const more of [[], [['resource', ORDERS]], [['scope', 'orders:read orders:write']]] as [string, string][][]) {
+      const answer = await asks(['authorization_details', object], ...more)
+      expect(answer.body.authorization_details).toMatchObject([{ capabilities: ['demo/orders-rw'], locations: [ORDERS] }])
+      expect(decodeJwt(answer.body.access_token).aud).toBe(ORDERS)
+    }
+  })
+  it.each<readonly [string, object, [string, string][], string]>([
+    ['another server than the resource', { locations: [LEGACY] }, [['resource', ORDERS]], '400 invalid_authorization_details one_target'],
+    ['two servers', { locations: [ORDERS, LEGACY] }, [], '400 invalid_authorization_details one_target'],
+    ['a server that nobody registered', { locations: ['https://nobody.example/'] }, [], '400 invalid_authorization_details resource_unknown'],
+    ['a name where a URI belongs', { locations: ['orders'] }, [], '400 invalid_authorization_details invalid_field'],
+    ['no server at all', { locations: [] }, [], '400 invalid_authorization_details invalid_field'],
+    [
+      'T50 actions that none of its capabilities gives',
+      { locations: [ORDERS], actions: ['orders:write'] },
+      [],
+      '400 invalid_authorization_details scope_unknown',
+    ],
+    ['T50 no actions: not all of them', { locations: [ORDERS], actions: [] }, [], '400 invalid_authorization_details scope_unknown'],
+    [
+      'actions that are not the scope',
+      { locations: [ORDERS], actions: ['orders:read'] },
+      [['scope', 'orders:read orders:write']],
+      '400 invalid_scope scope_unknown',
+    ],
+    ['actions of no server', { actions: ['orders:read'] }, [], '400 invalid_target resource_missing'],
+  ])('%s: refused', async (_what, members, more, wanted) => {
+    expect(word(await asks(['authorization_details', details({ ...ro, ...members })], ...more))).toBe(wanted)
+  })
+})
+
+describe('a further token of an open task', () => {
+  /** As another client would: by its own key and evidence. */
+  const by = async (who: Caller, object: object, form: Record<string, string> = {}) =>
+    who.exchange({ subject_token: await house.evidence(), authorization_details: JSON.stringify([object]), ...form })
+  const opened = async () => (await by(ci, object({ capabilities: ['demo/orders-ro', 'demo/orders-rw'], locations: [ORDERS], actions: ['orders:read'] }))).body
+  const rest = ({ identifier }: { identifier: string }, more: object = {}) => ({
+    type: RAR,
+    identifier,
+    capabilities: ['demo/orders-ro'],
+    locations: [ORDERS],
+    ...more,
+  })
+
+  it('what was granted may be sent again, by the same key and fresh evidence; the task is the same, the token is not', async () => {
+    const first = await opened()
+    const [granted] = first.authorization_details
+    const again = await by(ci, granted)
+    expect(word(again)).toBe('200 granted')
+    expect(again.body.task.id).toBe(first.task.id)
+    expect(again.body.credential).not.toBe(first.credential)
+    const other = await by(ci, rest(granted, { capabilities: ['demo/orders-rw'], ttl: 30 }))
+    expect(other.body.authorization_details).toMatchObject([{ identifier: first.task.id, capabilities: ['demo/orders-rw'] }])
+    expect(other.body.expires_in).toBeLessThanOrEqual(30)
+    // All of them end with their task.
+    const held: Held = { task: first.task.id, token: again.body.task.token }
+    await ci.as(held, 'post', `/v1/tasks/${held.task}/complete`, {})
+    for (const { access_token } of [first, again.body, other.body]) expect((await introspect(house, access_token)).body).toEqual({ active: false })
+    expect(word(await by(ci, granted))).toBe('400 invalid_grant completed')
+  })
+  it('T53 T57 by another key it does not exist, like one that was never there', async () => {
+    const [granted] = (await opened()).authorization_details
+    const stranger = await caller(house)
+    const refused = await by(stranger, granted)
+    const never = await by(stranger, { ...granted, identifier: 'tsk_00000000000000000000000000' })
+    expect([word(refused), word(never)]).toEqual(Array(2).fill('400 invalid_authorization_details not_found'))
+    const { request_id: _a, ...one } = refused.body
+    const { request_id: _b, ...two } = never.body
+    expect(one).toEqual(two)
+    expect(word(await by(ci, granted))).toBe('200 granted')
+  })
+  it('T44 T53 by evidence of another workload, under another name, with used evidence: refused, and the twin is not', async () => {
+    const [granted] = (await opened()).authorization_details
+    expect(word(await by(ci, granted, { subject_token: await house.evidence({ repository_id: '1' }) }))).toBe('400 invalid_request identity_mismatch')
+    expect(word(await by(ci, granted, { client_id: 'github:repository_id=1' }))).toBe('401 invalid_client client_mismatch')
+    const evidence = await house.evidence()
+    expect(word(await by(ci, granted, { subject_token: evidence }))).toBe('200 granted')
+    expect(word(await by(ci, granted, { subject_token: evidence }))).toBe('400 invalid_request replayed')
+  })
+  it('T50 more than the task was opened for, another purpose, what only an opening says, and no server', async () => {
+    const [granted] = (await opened()).authorization_details
+    expect(word(await by(ci, rest(granted, { capabilities: ['demo/orders-plain'] })))).toBe('400 access_denied not_declared')
+    expect(word(await by(ci, rest(granted, { purpose: 'another' })))).toBe('400 invalid_authorization_details invalid_field')
+    expect(word(await by(ci, rest(granted, { life_seconds: 60 })))).toBe('400 invalid_authorization_details unknown_field')
+    expect(word(await by(ci, rest(granted, { locations: undefined })))).toBe('400 invalid_target resource_missing')
+    expect(word(await by(ci, rest({ identifier: 'x' })))).toBe('400 invalid_authorization_details not_found')
+    expect(word(await by(ci, rest(granted)))).toBe('200 granted')
+  })
+})
+
 describe('parameters', () => {
   it.each<readonly [string, [string, string][], string]>([
     // prettier-ignore
