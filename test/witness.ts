@@ -6,7 +6,7 @@ import type { Express } from 'express'
 import type { ErrorCode } from '../src/domain/errors.js'
 import { declared } from '../src/http/declaration.js'
 import { ERROR_PAGES } from '../src/http/error-pages.js'
-import { type Answer, describe, type Operation, pathOf } from '../src/http/openapi.js'
+import { type Answer, describe, type JsonObject, type Operation, pathOf } from '../src/http/openapi.js'
 
 /** Seen since the last test asked, in sentences. */
 export const lies: string[] = []
@@ -55,7 +55,9 @@ interface Found {
 }
 
 function judgeOf(app: Express, serverUrl: string) {
-  const document = closed(JSON.parse(JSON.stringify(describe(declared(app), { serverUrl, version: 'test' })))) as ReturnType<typeof describe>
+  const document = JSON.parse(JSON.stringify(describe(declared(app), { serverUrl, version: 'test' })), (name, value) =>
+    name === 'responses' || name === 'schemas' ? closed(value) : value,
+  ) as ReturnType<typeof describe>
   const described = new Set(
     declared(app)
       .filter(d => d.successes)
@@ -90,7 +92,7 @@ function judgeOf(app: Express, serverUrl: string) {
     if (!found) return []
     const { at, operation } = found
     const said = answerAt(document, at, operation, res.statusCode)
-    const problems = said ? wrongAnswer(said, method, res, told, wrong) : ['this status is not declared']
+    const problems = said ? wrongAnswer(said, document.components.headers, method, res, told, wrong) : ['this status is not declared']
     if (res.statusCode < 300) problems.push(...wrongRequest(found, url, req, asked, wrong))
     else if (res.statusCode >= 400) problems.push(...unexplained(told))
     return problems.map(problem => `${req.method} ${url.pathname} → ${res.statusCode}: ${problem}${told.length < 2_000 ? `, in ${told}` : ''}`)
@@ -107,13 +109,22 @@ function answerAt(document: ReturnType<typeof describe>, at: string, { responses
   return { at: `doc${answer.$ref}`, answer: document.components.responses[name] as Answer }
 }
 
-function wrongAnswer({ at, answer }: { at: string; answer: Answer }, method: string, res: ServerResponse, told: Buffer, wrong: Wrong): string[] {
+function wrongAnswer(
+  { at, answer }: { at: string; answer: Answer },
+  shared: Readonly<Record<string, JsonObject>>,
+  method: string,
+  res: ServerResponse,
+  told: Buffer,
+  wrong: Wrong,
+): string[] {
   const found: string[] = []
-  for (const [name, header] of Object.entries(answer.headers ?? {})) {
-    const isRequired = header.required === true || name === 'X-Request-ID' || name === 'WWW-Authenticate'
+  for (const [name, given] of Object.entries(answer.headers ?? {})) {
+    const header = '$ref' in given ? (shared[name] as JsonObject) : given
     const value = res.getHeader(name)
-    if (value === undefined && isRequired) found.push(`the header ${name} is missing`)
-    if (value !== undefined && header.schema) found.push(...wrong(`${at}/headers/${pointer(name)}/schema`, value).map(w => `the header ${name}: ${w}`))
+    if (value === undefined && header.required) found.push(`the header ${name} is missing`)
+    const where = '$ref' in given ? `doc${given.$ref}` : `${at}/headers/${pointer(name)}`
+    const typed = (header.schema as JsonObject).type === 'integer' ? Number(value) : value
+    if (value !== undefined) found.push(...wrong(`${where}/schema`, typed).map(w => `the header ${name}: ${w}`))
   }
   if (method === 'head') return found
   const type = String(res.getHeader('content-type') ?? '').toLowerCase()
@@ -147,9 +158,17 @@ function wrongRequest({ at, operation }: Found, url: URL, req: IncomingMessage, 
   })
   const [type] = Object.keys(operation.requestBody?.content ?? {})
   if (type === undefined) return found
-  const body =
-    type === 'application/json' ? JSON.parse(asked.toString()) : Object.fromEntries([...new URLSearchParams(asked.toString())].filter(([, v]) => v !== ''))
+  const body = type === 'application/json' ? JSON.parse(asked.toString()) : formOf(asked.toString(), operation.requestBody?.content[type]?.schema)
   return [...found, ...wrong(`${at}/requestBody/content/${pointer(type)}/schema`, body).map(w => `accepted with the body: ${w}`)]
+}
+
+/** RFC 6749 section 3.2: an empty parameter is none. */
+function formOf(text: string, schema: JsonObject | undefined): Record<string, string | string[]> {
+  const given = new URLSearchParams(text)
+  const isList = (name: string) => ((schema?.properties as Record<string, JsonObject> | undefined)?.[name]?.type ?? '') === 'array'
+  return Object.fromEntries(
+    [...given].filter(([, v]) => v !== '').map(([name, value]) => [name, isList(name) ? given.getAll(name).filter(v => v !== '') : value]),
+  )
 }
 
 const pointer = (name: string) => encodeURIComponent(name.replaceAll('~', '~0').replaceAll('/', '~1'))

@@ -1,12 +1,15 @@
 /** Owns introspection (RFC 7662, as a JWT RFC 9701) and how a resource server authenticates to it. */
 import { timingSafeEqual } from 'node:crypto'
 import type { Express, Request } from 'express'
+import type { Live } from '../broker/introspect.js'
 import type { Audience } from '../domain/capability.js'
 import { CurfewError } from '../domain/errors.js'
 import { Secret } from '../domain/secret.js'
+import { type activeShape, introspectionShape } from './oauth-shapes.js'
 import { authorization } from './request.js'
 import { type Doors, route } from './route.js'
 import { tokenQueryForm } from './schemas.js'
+import type { As } from './shapes.js'
 
 const SIGNED_ANSWER = 'application/token-introspection+jwt'
 
@@ -16,16 +19,26 @@ export function introspectionRoutes(app: Express, doors: Doors): void {
     path: '/oauth2/introspect',
     who: 'public',
     oauth: true,
+    shows: [['resourceServer']],
+    summary: 'Is this token live? (RFC 7662)',
+    description: 'Anything that is not, or is not for who asks, is exactly {"active":false}. As a signed JWT by RFC 9701 for who accepts that more.',
     form: tokenQueryForm,
+    successes: { 200: { body: introspectionShape, text: [SIGNED_ANSWER] } },
     answer: async ({ body, req }) => {
       const audience = resourceServer(doors, req)
       const live = await doors.broker.introspect(audience, body.token)
-      const told = live ? { active: true, token_type: live.credential.jkt === null ? 'Bearer' : 'DPoP', ...live.claims } : { active: false }
+      const told = live ? activeView(live) : { active: false as const }
       // Plain JSON unless the caller likes the signed answer better (RFC 9701 section 4, RFC 9110 section 12.5.1).
       if (req.accepts(['application/json', SIGNED_ANSWER]) !== SIGNED_ANSWER) return { status: 200, body: told }
       return { status: 200, headers: { 'Content-Type': SIGNED_ANSWER }, body: await doors.broker.signIntrospection(audience, told) }
     },
   })
+}
+
+/** What the engine signed, as it signed it. */
+function activeView({ credential, claims }: Live): As<typeof activeShape> {
+  const signed: Readonly<Record<string, unknown>> = claims
+  return { active: true, token_type: credential.jkt === null ? 'Bearer' : 'DPoP', ...signed } as As<typeof activeShape>
 }
 
 /** RFC 7662 section 2.1: the resource server must authenticate; here by HTTP Basic with its audience's name. */

@@ -1,8 +1,11 @@
 /** Owns what anyone may read: metadata (RFC 8414, RFC 9728, OpenID discovery's subset), public keys, and whether we are there. */
 import type { Express } from 'express'
+import { z } from 'zod'
 import { CLIENT_METHODS, type ClientMethod } from '../domain/client-methods.js'
+import { openidShape, resourceMetadataShape, serverMetadataShape } from './oauth-shapes.js'
 import { RESOURCE_METADATA } from './problem.js'
 import { type Doors, route } from './route.js'
+import { type As, jwksShape } from './shapes.js'
 import { rarType } from './task-object.js'
 import { grantTypes } from './token-grants.js'
 
@@ -14,34 +17,60 @@ const SIGNED = ['ES256', 'RS256']
 export function metadataRoutes(app: Express, doors: Doors): void {
   const { serverUrl } = doors
   const cached = { 'Cache-Control': `public, max-age=${JWKS_MAX_AGE}` }
-  const told = (path: string, body: Readonly<Record<string, unknown>>) =>
-    route(app, doors, { method: 'get', path, who: 'public', answer: async () => ({ status: 200, headers: cached, body }) })
+  const kept = <B extends z.ZodType>(body: B) => ({ 200: { body, headers: { 'Cache-Control': z.string() } } })
 
   const server = serverMetadata(doors)
   // RFC 8414 section 3: between host and path of the issuer; one without a path here, by configuration's rule on the server URL.
-  told('/.well-known/oauth-authorization-server', server)
+  route(app, doors, {
+    method: 'get',
+    path: '/.well-known/oauth-authorization-server',
+    who: 'public',
+    summary: 'Metadata of the authorization server (RFC 8414)',
+    successes: kept(serverMetadataShape),
+    answer: async () => ({ status: 200, headers: cached, body: server }),
+  })
   // What Kubernetes and GitHub publish, and all that relying parties of signed tokens fetch (Vault, clouds).
-  told('/.well-known/openid-configuration', {
-    issuer: serverUrl,
-    jwks_uri: server.jwks_uri,
-    response_types_supported: ['id_token'],
-    subject_types_supported: ['public'],
-    id_token_signing_alg_values_supported: SIGNED,
+  route(app, doors, {
+    method: 'get',
+    path: '/.well-known/openid-configuration',
+    who: 'public',
+    summary: 'Metadata for relying parties of signed tokens',
+    successes: kept(openidShape),
+    answer: async () => ({
+      status: 200,
+      headers: cached,
+      body: {
+        issuer: serverUrl,
+        jwks_uri: server.jwks_uri,
+        response_types_supported: ['id_token'],
+        subject_types_supported: ['public'],
+        id_token_signing_alg_values_supported: SIGNED,
+      },
+    }),
   })
   // RFC 9728 section 3.1: of the server as a whole, and of its API by the path that its users know.
-  told(RESOURCE_METADATA, resourceMetadata(doors, serverUrl))
-  told(`${RESOURCE_METADATA}/v1`, resourceMetadata(doors, `${serverUrl}/v1`))
+  for (const part of ['', '/v1'])
+    route(app, doors, {
+      method: 'get',
+      path: `${RESOURCE_METADATA}${part}`,
+      who: 'public',
+      summary: 'Metadata of this API as a protected resource (RFC 9728)',
+      successes: kept(resourceMetadataShape),
+      answer: async () => ({ status: 200, headers: cached, body: resourceMetadata(doors, `${serverUrl}${part}`) }),
+    })
   route(app, doors, {
     method: 'get',
     path: '/.well-known/jwks.json',
     who: 'public',
-    answer: async () => ({ status: 200, headers: cached, body: await doors.signer.jwks('access') }),
+    summary: 'The keys that access tokens are signed with',
+    successes: kept(jwksShape),
+    answer: async () => ({ status: 200, headers: cached, body: (await doors.signer.jwks('access')) as As<typeof jwksShape> }),
   })
   healthRoutes(app, doors)
 }
 
 /** RFC 8414 section 2: only what is switched on, and no empty list (section 3.2). */
-function serverMetadata(doors: Doors): Readonly<Record<string, unknown>> {
+function serverMetadata(doors: Doors): As<typeof serverMetadataShape> {
   const { serverUrl, clientMethods } = doors
   const scopes = [...new Set(doors.capabilities.flatMap(c => c.scopes))].sort()
   const introspects = doors.audiences.some(a => a.secret)
@@ -71,7 +100,7 @@ function serverMetadata(doors: Doors): Readonly<Record<string, unknown>> {
 }
 
 /** RFC 9728 section 2, of our own API: its access token is the task token. */
-function resourceMetadata({ serverUrl }: Doors, resource: string): Readonly<Record<string, unknown>> {
+function resourceMetadata({ serverUrl }: Doors, resource: string): As<typeof resourceMetadataShape> {
   return {
     resource,
     authorization_servers: [serverUrl],
@@ -88,14 +117,26 @@ const algorithmsOf = (methods: readonly ClientMethod[]): readonly string[] => [.
 
 /** `/livez` asks nobody. `/readyz` is 503 only without the store: the way to revoke must stay in rotation (ux.md 10). */
 function healthRoutes(app: Express, doors: Doors): void {
-  route(app, doors, { method: 'get', path: '/livez', who: 'public', answer: async () => ({ status: 200, body: { status: 'ok' } }) })
+  route(app, doors, {
+    method: 'get',
+    path: '/livez',
+    who: 'public',
+    summary: 'Is this process there? It asks nobody',
+    successes: { 200: { body: z.object({ status: z.literal('ok') }) } },
+    answer: async () => ({ status: 200, body: { status: 'ok' } }),
+  })
   route(app, doors, {
     method: 'get',
     path: '/readyz',
     who: 'public',
+    summary: 'May requests be sent here?',
+    successes: {
+      200: { body: z.object({ status: z.enum(['ok', 'degraded']) }) },
+      503: { what: 'Without its store it can do nothing.', body: z.object({ status: z.literal('down') }) },
+    },
     answer: async () => {
       const { status } = await doors.readiness()
-      return { status: status === 'down' ? 503 : 200, body: { status } }
+      return status === 'down' ? { status: 503, body: { status } } : { status: 200, body: { status } }
     },
   })
 }

@@ -114,6 +114,7 @@ export function notation(schema: Json | undefined, indent = ''): string {
   if (either) return either.join(' | ')
   const all = listed(s.allOf, indent)
   if (all) return all.join(' and ')
+  if (Array.isArray(s.type)) return s.type.map(type => notation({ ...s, type }, indent)).join(' | ')
   if (s.type === 'array') return `${grouped(notation(s.items, indent))}[]`
   if (s.type === 'object') return objectOf(s, indent)
   if (s.type === 'string')

@@ -3,7 +3,6 @@ import { z } from 'zod'
 import type { Declaration, Scheme, Success } from './declaration.js'
 import { SCHEMES } from './openapi-schemes.js'
 import { bugShape, oauthBugShape, oauthErrorShape, problemShape, refusalsOf } from './problem-shapes.js'
-import { named } from './shapes.js'
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [name: string]: Json }
 export type JsonObject = { readonly [name: string]: Json }
@@ -79,6 +78,7 @@ export function describe(declarations: readonly Declaration[], { serverUrl, vers
       headers: {
         'X-Request-ID': { description: 'Of this request, in our log and audit.', required: true, schema: { type: 'string' } },
         'WWW-Authenticate': { description: 'How to come again.', required: true, schema: { type: 'string' } },
+        'DPoP-Nonce': { description: 'For the next proof, where the deployment demands one (RFC 9449 section 8).', schema: { type: 'string' } },
         'Retry-After': { description: 'Seconds.', schema: { type: 'integer', minimum: 0 } },
       },
     },
@@ -164,7 +164,7 @@ function successesOf(d: Declaration, shared: Shared): Record<string, Answer> {
     for (const type of success.text ?? []) content[type] = { schema: { type: 'string' } }
     return {
       description: success.what ?? 'Done.',
-      headers: { ...REQUEST_ID, ...Object.fromEntries(headers) },
+      headers: { ...REQUEST_ID, ...nonceOf(d), ...Object.fromEntries(headers) },
       ...(Object.keys(content).length > 0 ? { content } : {}),
     }
   }
@@ -176,20 +176,27 @@ function responsesOf(d: Declaration, shared: Shared): Operation['responses'] {
   const responses: Record<string, Answer | { $ref: string }> = successesOf(d, shared)
   for (const { status, what, answer } of refusalAnswersOf(d, shared)) {
     const success = responses[status] as Answer | undefined
-    const name = `${status}_${what}`
+    const name = `${status}_${what}${takesProof(d) ? '_nonce' : ''}`
     if (success) responses[status] = { ...answer, ...success, content: { ...answer.content, ...success.content } }
     else {
       shared.responses[name] ??= answer
       responses[status] = { $ref: `#/components/responses/${name}` }
     }
   }
-  return responses
+  shared.responses['431_headers'] ??= { description: 'The headers are longer than 16 KiB. The listener says so before any route: there is no body.' }
+  return { ...responses, 431: { $ref: '#/components/responses/431_headers' } }
 }
 
-/** RFC 9110 section 15.5.2 demands the challenge of a 401. */
-const headersOf = (status: number) => ({
+const takesProof = (d: Declaration) => (d.who === 'public' ? d.shows?.flat().includes('proof') : d.who.holder) === true
+const nonceOf = (d: Declaration): Record<string, JsonObject> => (takesProof(d) ? { 'DPoP-Nonce': { $ref: '#/components/headers/DPoP-Nonce' } } : {})
+
+/** Only to who authenticates by the header (RFC 6749 section 5.2); elsewhere always (RFC 9110 section 15.5.2). */
+const OAUTH_CHALLENGE = { description: 'For a client that authenticates by the Authorization header.', schema: { type: 'string' } }
+
+const headersOf = (d: Declaration, status: number) => ({
   ...REQUEST_ID,
-  ...(status === 401 ? { 'WWW-Authenticate': { $ref: '#/components/headers/WWW-Authenticate' } } : {}),
+  ...nonceOf(d),
+  ...(status === 401 ? { 'WWW-Authenticate': d.oauth ? OAUTH_CHALLENGE : { $ref: '#/components/headers/WWW-Authenticate' } } : {}),
   ...(status === 429 || status >= 500 ? { 'Retry-After': { $ref: '#/components/headers/Retry-After' } } : {}),
 })
 
@@ -198,7 +205,7 @@ function refusalAnswersOf(d: Declaration, shared: Shared): { status: number; wha
   const refusal = (status: number, what: string, description: string, schema: JsonObject) => ({
     status,
     what,
-    answer: { description, headers: headersOf(status), content: { [type]: { schema } } },
+    answer: { description, headers: headersOf(d, status), content: { [type]: { schema } } },
   })
   if (d.oauth) {
     const error = schemaOf(oauthErrorShape, 'output', shared)
@@ -211,12 +218,16 @@ function refusalAnswersOf(d: Declaration, shared: Shared): { status: number; wha
     ]
   }
   if (d.plain) {
-    const sentence = (status: number, what: string) => ({
+    const sentence = (status: number, codes: readonly string[]) => ({
       status,
-      what: 'plain',
-      answer: { description: what, headers: headersOf(status), content: { 'text/plain': { schema: { type: 'string' } } } },
+      what: `plain_${codes.join('-')}`,
+      answer: {
+        description: `Refused, in a sentence: ${codes.join(', ')}.`,
+        headers: headersOf(d, status),
+        content: { 'text/plain': { schema: { type: 'string' } } },
+      },
     })
-    return [...[...refusalsOf(d)].map(([status, codes]) => sentence(status, `Refused, in a sentence: ${codes.join(', ')}.`)), sentence(500, 'Our failure.')]
+    return [...[...refusalsOf(d)].map(([status, codes]) => sentence(status, codes)), sentence(500, ['bug'])]
   }
   const problem = schemaOf(problemShape, 'output', shared)
   const narrowed = (status: number, codes: readonly string[]) => ({ allOf: [problem, { properties: { status: { const: status }, code: { enum: codes } } }] })
@@ -228,7 +239,7 @@ function refusalAnswersOf(d: Declaration, shared: Shared): { status: number; wha
 
 /** What has a name goes to the components, everything else stands where it is used. */
 function schemaOf(schema: z.ZodType, io: 'input' | 'output', { schemas }: Shared): JsonObject {
-  const { $schema: _, $defs, ...own } = z.toJSONSchema(schema, { io, metadata: named, override: ({ jsonSchema }) => tidy(jsonSchema, io) }) as JsonObject
+  const { $schema: _, $defs, ...own } = z.toJSONSchema(schema, { io, override: ({ jsonSchema }) => tidy(jsonSchema, io) }) as JsonObject
   const lifted = <T>(value: T): T => JSON.parse(JSON.stringify(value).replaceAll('"#/$defs/', '"#/components/schemas/'))
   for (const [name, of] of Object.entries(($defs ?? {}) as Record<string, JsonObject>)) {
     const known = schemas[name]

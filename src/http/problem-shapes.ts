@@ -3,7 +3,7 @@ import { z } from 'zod'
 import { ERROR_CODES, type ErrorCode } from '../domain/errors.js'
 import type { Declaration } from './declaration.js'
 import { statusOf } from './problem.js'
-import { failedShape, named, nearestRuleShape } from './shapes.js'
+import { failedShape, nearestRuleShape, thing } from './shapes.js'
 
 const action = z.enum(['retry', 'request_access', 'ask_human', 'stop'])
 
@@ -23,21 +23,22 @@ const members = {
 }
 
 /** RFC 9457, with our members. */
-export const problemShape = z
-  .object({ type: z.url(), title: z.string(), status: z.int(), detail: z.string(), ...members })
-  .register(named, { id: 'Problem' })
-  .describe(
-    'RFC 9457. `type` is the page of the code, `reason` the stable word within it, `field` what was wrong in the request, `capability` the part of a bundle that failed.',
-  )
+export const problemShape = thing(
+  'Problem',
+  { type: z.url(), title: z.string(), status: z.int(), detail: z.string(), ...members },
+  'RFC 9457. `type` is the page of the code, `reason` the stable word within it, `field` what was wrong in the request, `capability` the part of a bundle that failed.',
+)
 
 /** RFC 6749 section 5.2, with our members. */
-export const oauthErrorShape = z.object({ error: z.string(), error_description: z.string(), ...members }).register(named, { id: 'OAuthError' })
+export const oauthErrorShape = thing(
+  'OAuthError',
+  { error: z.string(), error_description: z.string(), ...members },
+  'RFC 6749 section 5.2, with the members of a problem.',
+)
 
 /** A failure that is ours, told by nothing but its number. */
-export const bugShape = z
-  .object({ type: z.literal('about:blank'), status: z.literal(500), request_id: z.string(), agent_action: z.literal('stop') })
-  .register(named, { id: 'Bug' })
-export const oauthBugShape = z.object({ error: z.literal('server_error'), request_id: z.string() }).register(named, { id: 'OAuthBug' })
+export const bugShape = thing('Bug', { type: z.literal('about:blank'), status: z.literal(500), request_id: z.string(), agent_action: z.literal('stop') })
+export const oauthBugShape = thing('OAuthBug', { error: z.literal('server_error'), request_id: z.string() })
 
 /** By status, the codes that a caller of this route may meet; sorted, so that two documents of one house are one text. */
 export function refusalsOf(d: Declaration): ReadonlyMap<number, readonly ErrorCode[]> {

@@ -1,6 +1,6 @@
 /** Owns the shapes of what callers send: strict, bounded, printable. */
 import { z } from 'zod'
-import { isId } from '../domain/ids.js'
+import { idPattern } from '../domain/ids.js'
 import type { Selector } from '../domain/revocation.js'
 import type { SignalSubject } from '../domain/signal.js'
 
@@ -24,7 +24,10 @@ export const capabilityName = z
 /** Printable ASCII: identities are compared code point by code point (P33). */
 const identity = z.string().regex(/^[\x21-\x7e]{1,2048}$/, 'must be printable ASCII without spaces')
 const seconds = (min: number, max: number) => z.int().min(min).max(max)
-const labels = z.record(word, line(200)).refine(l => Object.keys(l).length <= 16, 'may have 16 entries at most')
+const labels = z
+  .record(word, line(200))
+  .refine(l => Object.keys(l).length <= 16, 'may have 16 entries at most')
+  .meta({ maxProperties: 16 })
 
 export const EVIDENCE_TYPES = ['urn:ietf:params:oauth:token-type:id_token', 'urn:ietf:params:oauth:token-type:jwt'] as const
 export const evidenceType = z.enum(EVIDENCE_TYPES)
@@ -41,6 +44,7 @@ const taskMembers = {
 export const openTaskBody = z
   .strictObject({ subject_token: token.optional(), subject_token_type: evidenceType.optional(), parent_grant: token.optional(), ...taskMembers })
   .refine(b => b.subject_token !== undefined || b.parent_grant !== undefined, { path: ['subject_token'], message: 'is required without a parent_grant' })
+  .meta({ anyOf: [{ required: ['subject_token'] }, { required: ['parent_grant'] }] })
 
 /** RFC 6749 section 3.3: tokens of printable ASCII without `"` and `\`, one space between two. */
 const scope = z
@@ -117,7 +121,8 @@ export const grantBody = z.strictObject({
         .regex(/^[A-Za-z0-9_-]{43}$/, 'must be a SHA-256 thumbprint (RFC 7638)')
         .optional(),
     })
-    .refine(to => to.identity !== undefined || to.jkt !== undefined, 'must name an identity, a key (jkt), or both'),
+    .refine(to => to.identity !== undefined || to.jkt !== undefined, 'must name an identity, a key (jkt), or both')
+    .meta({ minProperties: 1 }),
   life_seconds: taskMembers.life_seconds,
   purpose: taskMembers.purpose.optional(),
 })
@@ -160,9 +165,9 @@ export const workloadProperties = z.looseObject({
   run: z.string().max(512).optional(),
 })
 
-const credentialId = z.string().refine(s => isId('credential', s), 'must be a credential id (crd_…)')
-const planId = z.string().refine(s => isId('plan', s), 'must be a plan id (pln_…)')
-const taskId = z.string().refine(s => isId('task', s), 'must be a task id (tsk_…)')
+const credentialId = z.string().regex(idPattern('credential'), 'must be a credential id (crd_…)')
+const planId = z.string().regex(idPattern('plan'), 'must be a plan id (pln_…)')
+const taskId = z.string().regex(idPattern('task'), 'must be a task id (tsk_…)')
 
 /** RFC 3339 with an offset; the year is one that a database knows. */
 const instant = z.iso.datetime({ offset: true }).transform(text => new Date(text))
@@ -171,40 +176,55 @@ const text = (max: number) => z.string().regex(new RegExp(`^[\\x21-\\x7e]{1,${ma
 const subject = z
   .strictObject({ credential: credentialId.optional(), task: taskId.optional(), identity: identity.optional() })
   .refine(s => Object.values(s).filter(v => v !== undefined).length === 1, 'must name exactly one of credential, task, identity')
+  .meta({ minProperties: 1, maxProperties: 1 })
+
+/** What selectors.ts makes of a selector, as far as a schema can say it. */
+const combinations = {
+  anyOf: [
+    ...['credential', 'task'].map(name => ({ required: [name], maxProperties: 1 })),
+    ...['key', 'all'].map(name => ({ required: [name], propertyNames: { enum: [name, 'issued_before'] } })),
+    { minProperties: 1, not: { anyOf: ['credential', 'task', 'key', 'all'].map(name => ({ required: [name] })) } },
+  ],
+}
 
 /** Attributes that all must hold, and the seven that stand alone (docs/http-api.md, Selectors). */
-const selector = z.strictObject({
-  credential: credentialId.optional(),
-  task: taskId.optional(),
-  identity: identity.optional(),
-  issuer: text(200).optional(),
-  key: z
-    .string()
-    .regex(/^[A-Za-z0-9_-]{43}$/, 'must be a kid, the RFC 7638 thumbprint of a key')
-    .optional(),
-  capability: capabilityName.optional(),
-  all: z.literal(true).optional(),
-  issued_before: instant.optional(),
-  issued_after: instant.optional(),
-  repository_id: z
-    .string()
-    .regex(/^\d{1,20}$/, 'must be a number')
-    .optional(),
-  workflow_ref: text(512).optional(),
-  workflow_sha: z
-    .string()
-    .regex(/^[0-9a-f]{40,64}$/, 'must be a commit hash')
-    .optional(),
-  run_id: z
-    .string()
-    .regex(/^\d{1,20}$/, 'must be a number')
-    .optional(),
-  actor: text(100).optional(),
-  owner: line(200).optional(),
-  label: labels.refine(l => Object.keys(l).length > 0, 'must name a label').optional(),
-  audience: z.url().max(2_048).optional(),
-  engine: word.optional(),
-})
+const selector = z
+  .strictObject({
+    credential: credentialId.optional(),
+    task: taskId.optional(),
+    identity: identity.optional(),
+    issuer: text(200).optional(),
+    key: z
+      .string()
+      .regex(/^[A-Za-z0-9_-]{43}$/, 'must be a kid, the RFC 7638 thumbprint of a key')
+      .optional(),
+    capability: capabilityName.optional(),
+    all: z.literal(true).optional(),
+    issued_before: instant.optional(),
+    issued_after: instant.optional(),
+    repository_id: z
+      .string()
+      .regex(/^\d{1,20}$/, 'must be a number')
+      .optional(),
+    workflow_ref: text(512).optional(),
+    workflow_sha: z
+      .string()
+      .regex(/^[0-9a-f]{40,64}$/, 'must be a commit hash')
+      .optional(),
+    run_id: z
+      .string()
+      .regex(/^\d{1,20}$/, 'must be a number')
+      .optional(),
+    actor: text(100).optional(),
+    owner: line(200).optional(),
+    label: labels
+      .refine(l => Object.keys(l).length > 0, 'must name a label')
+      .meta({ minProperties: 1, maxProperties: 16 })
+      .optional(),
+    audience: z.url().max(2_048).optional(),
+    engine: word.optional(),
+  })
+  .meta({ id: 'Selector', ...combinations })
 
 export type GivenSelector = z.output<typeof selector>
 
@@ -218,6 +238,7 @@ export const revocationBody = z
     quarantine: quarantine.optional(),
   })
   .refine(b => (b.selector === undefined) !== (b.plan === undefined), { message: 'must name either a selector or a plan', path: ['selector'] })
+  .meta({ oneOf: [{ required: ['selector'] }, { required: ['plan'] }] })
 export const planBody = z.strictObject({ selector, reason: line(500).optional() })
 export const quarantineBody = z.strictObject({ selector, ttl_seconds: seconds(1, 2_592_000), message: line(500).optional() })
 export const ackBody = z.strictObject({ seq: z.int().min(0) })

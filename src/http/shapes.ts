@@ -4,13 +4,12 @@ import { type IdKind, idPattern } from '../domain/ids.js'
 import { REASONS } from '../domain/revocation.js'
 import type { Shown } from './declaration.js'
 
-/** Shapes that have a name of their own in the description. */
-export const named = z.registry<{ readonly id: string }>()
-
 /** What a view must give. */
 export type As<S extends z.ZodType> = Shown<z.output<S>>
 
-const thing = <S extends z.ZodRawShape>(id: string, shape: S) => z.object(shape).register(named, { id })
+/** What has a name of its own in the description. */
+export const thing = <S extends z.ZodRawShape>(id: string, shape: S, description?: string) =>
+  z.object(shape).meta({ id, ...(description === undefined ? {} : { description }) })
 
 export const id = (kind: IdKind) => z.string().regex(idPattern(kind), `must be an id of its kind (${kind})`)
 /** RFC 3339, in UTC and with milliseconds. */
@@ -216,7 +215,7 @@ export const capabilityShape = thing('Capability', {
 
 /** `{token}`, or the variables of a database client: the engine decides. */
 const secretShape = z.record(z.string(), z.string())
-const tokenTypeShape = z.enum(['DPoP', 'Bearer'])
+export const tokenTypeShape = z.enum(['DPoP', 'Bearer'])
 export const issuedShape = thing('Issued', { credential: credentialShape, secret: secretShape, token_type: tokenTypeShape.optional() })
 
 export const receiptShape = thing('Receipt', {

@@ -2,9 +2,11 @@
 import type { Express, Request } from 'express'
 import type { Exchanged } from '../broker/exchange.js'
 import { CurfewError } from '../domain/errors.js'
+import { tokenShape } from './oauth-shapes.js'
 import { headerValues } from './request.js'
 import { type Doors, route } from './route.js'
 import { type TokenForm, tokenForm } from './schemas.js'
+import type { As } from './shapes.js'
 import { rarType, readTaskObject } from './task-object.js'
 import { ACCESS_TOKEN, EXCHANGE, shownEvidence, toldAs } from './token-grants.js'
 
@@ -16,7 +18,11 @@ export function tokenRoutes(app: Express, doors: Doors): void {
     path: '/oauth2/token',
     who: 'public',
     oauth: true,
+    shows: [['proof']],
+    summary: 'Evidence for a task token or an access token (RFC 8693, RFC 7523)',
+    description: 'docs/http-api.md has the grants, the parameters of each, and the task object in authorization_details.',
     form: tokenForm,
+    successes: { 200: { body: tokenShape } },
     repeats: ['resource', 'audience'],
     answer: async ({ body, presented, req, requestId, signal }) => {
       refuseAuthorization(req)
@@ -54,14 +60,14 @@ function refuseAuthorization(req: Request): void {
   throw new CurfewError('attestation_refused', 'no client authenticates by this header here', { reason: 'authorization_refused', field: 'Authorization' })
 }
 
-function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: Date, form: TokenForm) {
+function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: Date, form: TokenForm): As<typeof tokenShape> {
   const secondsLeft = (until: Date) => Math.max(0, Math.floor((until.getTime() - now.getTime()) / 1000))
   const common = { type, identifier: task.id, purpose: task.purpose }
   // RFC 8693 section 2.2.1: of what was asked for; a token of ours is a JWT by either name.
   const issuedType = form.grant_type === EXCHANGE ? { issued_token_type: form.requested_token_type ?? ACCESS_TOKEN } : {}
   if (!issued) {
     return {
-      access_token: taskToken.reveal().token,
+      access_token: taskToken.reveal().token as string,
       ...issuedType,
       token_type: 'DPoP',
       expires_in: secondsLeft(task.deadlineAt),
@@ -71,7 +77,7 @@ function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: 
   }
   const { credential, secret, capability } = issued
   return {
-    access_token: secret.reveal().token,
+    access_token: secret.reveal().token as string,
     ...issuedType,
     token_type: credential.jkt === null ? 'Bearer' : 'DPoP',
     expires_in: secondsLeft(credential.expiresAt),
@@ -88,6 +94,6 @@ function tokenAnswer(type: string, { task, taskToken, issued }: Exchanged, now: 
       },
     ],
     credential: credential.id,
-    task: { id: task.id, token: taskToken.reveal().token, deadline_at: task.deadlineAt.toISOString() },
+    task: { id: task.id, token: taskToken.reveal().token as string, deadline_at: task.deadlineAt.toISOString() },
   }
 }

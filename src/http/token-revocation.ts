@@ -11,7 +11,12 @@ export function tokenRevocationRoutes(app: Express, doors: Doors): void {
     path: '/oauth2/revoke',
     who: 'public',
     oauth: true,
+    shows: [['proof'], ['taskToken', 'proof'], []],
+    summary: 'Give a token back (RFC 7009)',
+    description:
+      'A bound token wants a proof of its key. 200 also for a token that is unknown, expired or revoked already. What is below a task token goes along.',
     form: giveBackForm,
+    successes: { 200: {} },
     answer: async ({ body, presented, req, requestId }) => {
       const given = authorization(req)
       if (given && given.scheme !== 'dpop')
