@@ -21,8 +21,10 @@ const MAY_LIVE: readonly Failpoint[] = ['issue.5b', 'issue.6']
 const MADE: Readonly<Record<string, string>> = { 'issue.3': 'nothing', 'issue.4a': 'token', 'issue.4b': 'token' }
 const madeAt = (step: Failpoint): string => MADE[step] ?? 'lease, role, token'
 
-interface Killed {
+export interface Killed {
   readonly step: Failpoint
+  /** It is active by then, and lives until its end. */
+  readonly mayLive: boolean
   readonly isTold: boolean
   readonly made: readonly Thing[]
   readonly at: number
@@ -38,39 +40,43 @@ async function killAll(world: World, ledger: Ledger, seed: number, issuanceToken
   return killed
 }
 
-/** Whether the caller was told anything, and what was made until then. */
 async function killedAt(world: World, ledger: Ledger, step: Failpoint, broker: Broker): Promise<Killed> {
-  const before = new Set((await upstream(world)).map(text))
   const clients = clientsOf(world, broker, ledger)
   const held = await clients.opened()
-  const answer = await clients.issue(held, 'db', { ttlSeconds: TTL_SECONDS })
-  for (let i = 0; i < 100 && !broker.child.hasEnded(); i++) await sleep(20)
-  if (!broker.child.hasEnded()) throw new Error(`the broker was not killed at ${step}: ${answer.status}`)
-  const made = (await upstream(world)).filter(t => !before.has(text(t)) && !t.id.startsWith('unreadable'))
-  return { step, isTold: answer.status !== 0, made, at: performance.now() }
+  return { step, mayLive: MAY_LIVE.includes(step), ...(await killedIn(world, broker, () => clients.issue(held, 'db', { ttlSeconds: TTL_SECONDS }))) }
 }
 
-interface Cleared extends Killed {
+/** Whether the caller was told anything by a broker that must not survive its request, and what was made until then. */
+export async function killedIn(world: World, broker: Broker, ask: () => Promise<{ readonly status: number }>): Promise<Omit<Killed, 'step' | 'mayLive'>> {
+  const before = new Set((await upstream(world)).map(text))
+  const { status } = await ask()
+  for (let i = 0; i < 100 && !broker.child.hasEnded(); i++) await sleep(20)
+  if (!broker.child.hasEnded()) throw new Error(`the broker was not killed: it answered ${status}`)
+  const made = (await upstream(world)).filter(t => !before.has(text(t)) && !t.id.startsWith('unreadable'))
+  return { isTold: status !== 0, made, at: performance.now() }
+}
+
+export type Cleared<K extends Killed = Killed> = K & {
   /** When the last of what it made was gone; null: never. */
   readonly clearedMs: number | null
   readonly left: readonly Thing[]
 }
 
 /** All of them are watched at once: one that takes long must not hide how quick another was. */
-async function watch(world: World, killed: readonly Killed[]): Promise<Cleared[]> {
-  const cleared = new Map<Killed, Cleared>()
+export async function watch<K extends Killed>(world: World, killed: readonly K[]): Promise<Cleared<K>[]> {
+  const cleared = new Map<K, Cleared<K>>()
   for (const since = performance.now(); cleared.size < killed.length; await sleep(150)) {
     const there = new Set((await upstream(world)).map(text))
     for (const one of killed) {
-      const left = MAY_LIVE.includes(one.step) ? [] : one.made.filter(t => there.has(text(t)))
+      const left = one.mayLive ? [] : one.made.filter(t => there.has(text(t)))
       if (cleared.has(one) || (left.length > 0 && performance.now() - since < BOUND_MS)) continue
       cleared.set(one, { ...one, left, clearedMs: left.length > 0 ? null : performance.now() - one.at })
     }
   }
-  return killed.map(one => cleared.get(one) as Cleared)
+  return killed.map(one => cleared.get(one) as Cleared<K>)
 }
 
-async function judge(report: Report, { step, isTold, made, left, clearedMs }: Cleared, name: string, boundMs: number): Promise<void> {
+async function judge(report: Report, { step, mayLive, isTold, made, left, clearedMs }: Cleared, name: string, boundMs: number): Promise<void> {
   await report.case(`F39 ${step} killed, ${name}`, async c => {
     const what =
       made
@@ -81,7 +87,7 @@ async function judge(report: Report, { step, isTold, made, left, clearedMs }: Cl
     c.expect(what === madeAt(step), `it made ${what} instead of ${madeAt(step)}`)
     for (const thing of left) c.orphan(`${text(thing)} is left`)
     c.expect(clearedMs === null || clearedMs < boundMs, `gone only after ${clearedMs} ms`)
-    const end = MAY_LIVE.includes(step)
+    const end = mayLive
       ? 'active and undelivered, allowed until its end'
       : made.length === 0
         ? 'nothing to clean'

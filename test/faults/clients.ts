@@ -19,6 +19,8 @@ export interface Clients {
   /** Where a case cannot go on without one. */
   opened(): Promise<Held>
   issue(held: Held, kind: 'jwt' | 'db', options?: IssueOptions): Promise<Entry>
+  /** Several at once, all of them or none; the ledger has one entry for each that was handed over, or one that says why there is none. */
+  bundle(held: Held, capabilities: readonly string[], options?: IssueOptions): Promise<{ readonly status: number; readonly body: Heard['body'] }>
   /** A task below, for a key of its own: the grant, and the opening with it, with evidence of its own or without. */
   delegate(held: Held, options?: { capabilities?: readonly string[]; lifeSeconds?: number; evidence?: boolean }): Promise<Held | null>
   heartbeat(held: Held): Promise<Entry>
@@ -46,6 +48,11 @@ interface Heard {
   readonly sentAt: number
   readonly ackAt: number
   readonly silence?: string
+}
+
+interface BundlePart {
+  readonly credential: { readonly id: string; readonly decision: string }
+  readonly secret: Readonly<Record<string, string>>
 }
 
 /** What a balancer in front of the broker does with a request before it sends it on. */
@@ -150,6 +157,20 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
         handed.add(heard.body.secret.token ?? heard.body.secret.PGPASSWORD)
       }
       return entry
+    },
+    async bundle(held, capabilities, { ttlSeconds = 300, key } = {}) {
+      const parts = capabilities.map(capability => ({ capability, ttl_seconds: ttlSeconds }))
+      const { heard, shown } = await onTask(held, 'credentials', { capabilities: parts }, key === undefined ? {} : { 'idempotency-key': key })
+      const issued = (heard.status === 201 ? heard.body.credentials : []) as BundlePart[]
+      for (const [i, { credential, secret }] of issued.entries()) {
+        // One proof was shown for all of them.
+        const more = { decision: credential.decision, shown: i === 0 ? shown : [] }
+        write(entryOf('issue', heard, held.task, () => credential.id, more))
+        handed.add((secret.token ?? secret.PGPASSWORD ?? secret.private_key) as string)
+        if (secret.token !== undefined) held.credential = { id: credential.id, kind: 'jwt', secret }
+      }
+      if (issued.length === 0) write(entryOf('issue', heard, held.task, () => '', { shown }))
+      return heard
     },
     async delegate(held, { capabilities = [JWT], lifeSeconds = 300, evidence = false } = {}) {
       const workload = await createWorkload(at.url)

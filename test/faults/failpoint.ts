@@ -5,14 +5,19 @@ import { breakGuard } from './broken.js'
 
 export { FAILPOINTS, type Failpoint }
 
-/** `CURFEW_FAILPOINT=issue.4b=kill`: kill (no goodbye), stop (the process sleeps until SIGCONT, once), throw, or delay:<ms>. */
-const [at, how] = (process.env.CURFEW_FAILPOINT ?? '').split('=')
+/**
+ * `CURFEW_FAILPOINT=issue.4b=kill`: kill (no goodbye), stop (the process sleeps until SIGCONT, once), throw, or delay:<ms>. With `issue.4b#2=kill`
+ * only when it is reached for the second time: the parts of a bundle pass the same step, each for itself.
+ */
+const [point, how] = (process.env.CURFEW_FAILPOINT ?? '').split('=')
+const [at, nth] = (point ?? '').split('#')
+let reached = 0
 let hasSlept = false
 
 if (process.env.CURFEW_BREAK) breakGuard(process.env.CURFEW_BREAK)
 
 export async function fp(here: Failpoint): Promise<void> {
-  if (here !== at || how === undefined) return
+  if (here !== at || how === undefined || (nth !== undefined && ++reached !== Number(nth))) return
   if (how === 'kill') process.kill(process.pid, 'SIGKILL')
   else if (how === 'stop') {
     if (hasSlept) return

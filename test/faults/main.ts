@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util'
 import { isAbsent } from '../../src/dev/find.js'
 import { BREAKS } from './broken.js'
 import { answerCases } from './cases-answers.js'
+import { bundleCases } from './cases-bundle.js'
 import { clockCases, stillCases } from './cases-clock.js'
 import { embeddedCases } from './cases-embedded.js'
 import { irrevocableCases } from './cases-irrevocable.js'
@@ -72,6 +73,7 @@ async function main(): Promise<number> {
     const later = wanted('revoke', 'redis') ? await changedLater(world) : null
     if (wanted('issue', 'vault')) await vaultCases(world, report)
     if (wanted('issue', 'issue')) await issueCases(world, report, seed)
+    if (wanted('issue', 'bundle')) await bundleCases(world, report)
     // What was killed inside a mint waits for a listing 110 s later (security.md 3.4): those runs come first, and their wait passes beside the others.
     if (wanted('revoke', 'random')) await randomRuns(world, report, { runs: 3, seed })
     if (wanted('revoke', 'answers')) await Promise.all([answerCases(world, report), clockCases(world, report)])

@@ -1,6 +1,6 @@
 /** Owns the checker of I7: what stands below a task is no wider and lives no longer, whatever broke while it was made; and that it ends with what stands above it (I1). */
 import type { Bounds, Ledger } from './ledger.js'
-import { AUDIENCE, DB, JWT, type World } from './world.js'
+import { AUDIENCE, DB, JWT, NEVER_MADE, TLS, type World } from './world.js'
 
 export interface TaskRow {
   readonly id: string
@@ -37,6 +37,8 @@ const MAX_ABOVE = 5
 export const CAPABILITIES: Readonly<Record<string, { readonly audience: string | null; readonly rule: string }>> = {
   [DB]: { audience: null, rule: 'ci-db' },
   [JWT]: { audience: AUDIENCE, rule: 'ci-jwt' },
+  [TLS]: { audience: null, rule: 'ci-tls' },
+  [NEVER_MADE]: { audience: null, rule: 'ci-never' },
 }
 
 /** @param bounds by task, what its grant let it be, where its client told. */

@@ -1,11 +1,12 @@
 /** Owns what exists at Vault and at the target under our name, asked with Vault's root token and the target's superuser. */
+import { X509Certificate } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { dashed } from '../../src/domain/ids.js'
 import type { World } from './world.js'
 
 export interface Thing {
-  readonly kind: 'lease' | 'role' | 'token'
-  /** Lease id, role name, or the credential that the token's metadata names. */
+  readonly kind: 'lease' | 'role' | 'token' | 'certificate'
+  /** Lease id, role name, serial, or the credential that the token's metadata names. */
   readonly id: string
 }
 export const text = (thing: Thing) => `${thing.kind} ${thing.id}`
@@ -30,10 +31,32 @@ export async function listAccessors(world: World): Promise<{ accessor: string; d
   )
 }
 
+const LEASES = ['database/creds/orders-ro', 'pki/issue/workload']
+
+/** What is on the revocation list stays there, what is over is over, and the authority's own is not ours: none is read twice. */
+const settledSerials = new Set<string>()
+
+/** Those that a verifier would take, by their issuer's list. */
+async function goodCertificates(world: World): Promise<string[]> {
+  const serials = ((await askVault(world, 'LIST', 'pki/certs', [404]))?.keys ?? []) as string[]
+  const good: string[] = []
+  for (const serial of serials.filter(s => !settledSerials.has(s))) {
+    const read = await askVault(world, 'GET', `pki/cert/${serial}`, [404])
+    if (!read) continue
+    const certificate = new X509Certificate(String(read.certificate))
+    if (read.revocation_time === 0 && !certificate.ca && Date.parse(certificate.validTo) > Date.now()) good.push(serial)
+    else settledSerials.add(serial)
+  }
+  return good
+}
+
 export async function upstream(world: World): Promise<Thing[]> {
   const things: Thing[] = []
-  const leases = ((await askVault(world, 'LIST', 'sys/leases/lookup/database/creds/orders-ro', [404]))?.keys ?? []) as string[]
-  for (const key of leases) things.push({ kind: 'lease', id: `database/creds/orders-ro/${key}` })
+  for (const path of LEASES) {
+    const leases = ((await askVault(world, 'LIST', `sys/leases/lookup/${path}`, [404]))?.keys ?? []) as string[]
+    for (const key of leases) things.push({ kind: 'lease', id: `${path}/${key}` })
+  }
+  for (const serial of await goodCertificates(world)) things.push({ kind: 'certificate', id: serial })
   for (const { accessor, data } of await listAccessors(world)) {
     const meta = (data?.meta ?? {}) as Record<string, string>
     // Listed and not readable is on its way out; until no listing shows it, it counts as there.
@@ -48,7 +71,7 @@ export async function upstream(world: World): Promise<Thing[]> {
 interface Known {
   readonly id: string
   readonly state: string
-  readonly handle: { readonly leaseId?: string; readonly role?: string; readonly accessor?: string } | null
+  readonly handle: { readonly leaseId?: string; readonly role?: string; readonly accessor?: string; readonly serial?: string } | null
 }
 
 /** What no row answers for. A row that is still being ended answers for what it holds, unless everything is at rest: then only `active` does. */
@@ -56,13 +79,19 @@ export async function orphans(world: World, options: { atRest?: boolean; strict?
   const things = await upstream(world)
   const states = options.atRest ? ['active'] : ['pending', 'active', 'revoking', 'stuck']
   const rows = await world.rows<Known>('store', 'select id, state, handle from curfew.credentials where state = any($1::text[])', [states])
-  const known = new Set(rows.flatMap(r => [`token ${r.id}`, `lease ${r.handle?.leaseId}`, `role curfew_${dashed(r.id)}`.toLowerCase()]))
-  // A lease has no name of ours: one whose answer was lost may be of any row that waits for a listing.
+  const known = new Set(
+    rows.flatMap(r => [`token ${r.id}`, `lease ${r.handle?.leaseId}`, `role curfew_${dashed(r.id)}`.toLowerCase(), `certificate ${r.handle?.serial}`]),
+  )
+  // Neither a lease nor a certificate has a name of ours: one whose answer was lost may be of any row that waits for a listing.
   const mayHoldUnrecorded = rows.some(r => r.handle?.accessor !== undefined && r.handle.leaseId === undefined)
   return things.filter(
     t =>
       options.strict?.has(text(t)) ||
-      !(known.has(text(t)) || (t.kind === 'lease' && mayHoldUnrecorded) || (t.kind === 'role' && known.has(text(t).toLowerCase()))),
+      !(
+        known.has(text(t)) ||
+        ((t.kind === 'lease' || t.kind === 'certificate') && mayHoldUnrecorded) ||
+        (t.kind === 'role' && known.has(text(t).toLowerCase()))
+      ),
   )
 }
 

@@ -17,6 +17,7 @@ import { type Postgres, startPostgres } from '../../src/dev/postgres.js'
 import { type Child, startProcess, until } from '../../src/dev/process.js'
 import { type Redis, startRedis } from '../../src/dev/redis.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
+import { setUpVault } from '../../src/dev/vault-setup.js'
 import { call } from '../../src/dev/workload.js'
 import { Secret } from '../../src/domain/secret.js'
 import { MIGRATIONS, migrate, readMigrations } from '../../src/store/migrate.js'
@@ -29,6 +30,9 @@ export const TIMERS = { issuanceTokenSeconds: 5, sweepMs: 250, reconcileMs: 1_00
 export const NEVER_MS = 3_600_000
 export const DB = 'db/orders-ro'
 export const JWT = 'api/orders'
+export const TLS = 'tls/orders'
+/** Its Vault role does not exist: it can be asked for and never made. */
+export const NEVER_MADE = 'tls/none'
 export const SIGNAL_SOURCE = 'edr'
 export const AUDIENCE = 'https://orders.faults/'
 
@@ -119,6 +123,7 @@ export async function buildWorld(): Promise<World | Absent> {
       return part
     }
     const orders = await prepareOrders({ vault: vault as Vault, postgres: servers.target, dir })
+    await setUpVault(vault as Vault, dir, { KINDS: 'pki' })
     const proxy = await startProxy({ host: '127.0.0.1', port: (vault as Vault).port })
     closing.push(() => proxy.close())
     const connections = await connect({ kind: 'postgres', url: Secret.token(servers.store.url), maxConnections: 2 }, { warn: () => {} })
@@ -131,7 +136,7 @@ export async function buildWorld(): Promise<World | Absent> {
       () => pools.store.end(),
       () => pools.target.end(),
     )
-    writePolicies(dir, ciRule('ci-db', DB) + ciRule('ci-jwt', JWT))
+    writePolicies(dir, ciRule('ci-db', DB) + ciRule('ci-jwt', JWT) + ciRule('ci-tls', TLS) + ciRule('ci-never', NEVER_MADE))
     const secrets = { signal: randomBytes(18).toString('base64url'), audience: randomBytes(18).toString('base64url') }
     const starters = await startersOf({ dir, issuer, orders, proxy, secrets, storeUrl: servers.store.url, redisUrl: live.redis.url })
     return {
@@ -307,6 +312,11 @@ function residentMb(pid: number): number {
   }
 }
 
+const certificate = (name: string, role: string): object => ({
+  ...{ name, summary: 'a certificate for this task', engine: 'vault-pki', intent: 'read', maxTtlSeconds: 900 },
+  parameters: { role, policy: 'curfew-cap-workload' },
+})
+
 function settings(place: Place, at: Endpoint, start: Start, level: string): object {
   return {
     mode: 'dev',
@@ -319,6 +329,8 @@ function settings(place: Place, at: Endpoint, start: Start, level: string): obje
     audiences: [{ name: 'orders', uri: AUDIENCE, secret: { env: 'ORDERS_SECRET' } }],
     capabilities: [
       place.orders.capability(DB),
+      certificate(TLS, 'workload'),
+      certificate(NEVER_MADE, 'none'),
       { name: JWT, summary: 'read orders over HTTP', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },
     ],
     policies: { dir: 'policies' },
