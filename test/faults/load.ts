@@ -42,11 +42,14 @@ async function live(clients: Clients, random: Random, goesOn: () => boolean): Pr
       await sleep(100)
       continue
     }
-    await clients.issue(held, random() < 0.5 ? 'jwt' : 'db', random() < 0.2 ? { fresh: true } : {})
+    const isBundle = random() < 0.2
+    if (isBundle) await clients.bundle(held, random() < 0.5 ? [DB, JWT] : [JWT, DB])
+    else await clients.issue(held, random() < 0.5 ? 'jwt' : 'db', random() < 0.2 ? { fresh: true } : {})
     const child = random() < 0.3 ? await delegateTo(clients, held, random) : null
     if (random() < 0.3) await clients.replay(child ?? held, pick(random, ['evidence', 'proof', 'grant'] as const))
     await sleep(random() * 200)
-    const end = pick(random, ['complete', 'revoke', 'signal'] as const)
+    // Of several, an act that names one ends one.
+    const end = isBundle ? 'complete' : pick(random, ['complete', 'revoke', 'signal'] as const)
     if (held.credential || end === 'complete') await clients[end](held)
   }
 }
