@@ -25,14 +25,15 @@ export interface CompanyOptions {
 export function company({ remembersAlone, log, monotonic = () => performance.now() }: CompanyOptions): Company {
   let instances: number | null = null
   let since: number | null = null
+  let isSplit = false
   let isWarned = false
-  const isSplit = () => remembersAlone && since !== null && monotonic() - since >= LINGER_MS
 
   return {
     told(count) {
       instances = count
       since = count > 1 ? (since ?? monotonic()) : null
-      if (!isSplit() || isWarned) return
+      isSplit = remembersAlone && since !== null && monotonic() - since >= LINGER_MS
+      if (!isSplit || isWarned) return
       isWarned = true
       log.warn(
         { instances },
@@ -43,7 +44,7 @@ export function company({ remembersAlone, log, monotonic = () => performance.now
       return instances
     },
     get replay() {
-      return !remembersAlone ? 'shared' : isSplit() ? 'split' : 'alone'
+      return !remembersAlone ? 'shared' : isSplit ? 'split' : 'alone'
     },
   }
 }
