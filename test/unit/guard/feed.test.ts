@@ -215,6 +215,24 @@ describe('no verdict is no pass', () => {
     broker.introspectStatus = 500
     expect(await codeOf(g, t)).toBe('introspection_failed')
   })
+  test('R07 revoked while introspection is waited for: what was good before is asked again after it', async () => {
+    const other = await iss.mint()
+    const asking: Guard = guard({
+      introspection: { client: 'orders', secret: 's3cret' },
+      async fetch(url, init) {
+        const answer = await globalThis.fetch(url, init)
+        if (!url.endsWith('/introspect')) return answer
+        // It said that it is active; then it was revoked, and the feed was quicker.
+        const seq = broker.revoke(credential(other))
+        await until(() => asking.health().seq === seq)
+        return answer
+      },
+    })
+    await asking.ready()
+    await expect(asking.verify(await other.request('https://orders.test/x'), { strict: true })).rejects.toMatchObject({ code: 'revoked' })
+    expect(broker.seen.introspections).toBe(1)
+    expect(broker.active).toBe(true)
+  })
   test('strict beside a fresh feed: both have to say yes', async () => {
     const g = guard({ introspection: { client: 'orders', secret: 's3cret' } })
     await g.ready()
