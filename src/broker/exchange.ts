@@ -51,7 +51,8 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
   const capability = capabilityAt(deps, target, ask.task?.capabilities ?? null, ask.target)
   if (ask.task && 'identifier' in ask.task) return further(deps, { ...ask, task: ask.task }, capability, requestId, signal)
   const wanted = ask.task ?? forOneToken(deps, target, capability)
-  const { task, above, decisions, marks, context } = await planTask(deps, { ...ask, ...wanted }, requestId, signal)
+  const atOnce = { capability: capability.name, ttlSeconds: wanted.ttlSeconds }
+  const { task, above, decisions, marks, context } = await planTask(deps, { ...ask, ...wanted, atOnce }, requestId, signal)
   demandFresh(deps, task.attestation, capability)
   const permit = decisions.find(d => d.capability === capability.name) as Decision
   // The deadline is the store's to set; the grant is clamped by the life asked for, and by the store once more.

@@ -27,6 +27,8 @@ export interface TaskAsk {
   readonly owner: string | null
   readonly labels: Readonly<Record<string, string>>
   readonly heartbeatSeconds: number | null
+  /** The credential that is asked for together with the task: policy may look at the life that it is to have. */
+  readonly atOnce?: { readonly capability: string; readonly ttlSeconds: number | null }
 }
 
 export interface OpenedTask {
@@ -86,7 +88,8 @@ export async function planTask(deps: BrokerDeps, ask: TaskAsk, requestId: string
   const decisions: Decision[] = []
   for (const [i, name] of task.capabilities.entries()) {
     const capability = capabilityNamed(deps, name, `capabilities.${i}`)
-    const judged = { attestation, capability, task: { ...task, depth: above.length }, ttlSeconds: null, proof: true }
+    const ttlSeconds = ask.atOnce?.capability === name ? ask.atOnce.ttlSeconds : null
+    const judged = { attestation, capability, task: { ...task, depth: above.length }, ttlSeconds, proof: true }
     decisions.push(await authorizeBelow(deps, judged, above, context))
   }
   return { task, above, decisions, marks, context }

@@ -1,9 +1,10 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { ciRule } from '../../src/dev/policies.js'
 import { reloadPolicies } from '../../src/serve.js'
 import { type Caller, caller } from '../caller.js'
-import { type House, makeHouse } from '../house.js'
+import { type House, makeHouse, ORDERS, SERVER } from '../house.js'
 
 let house: House
 let ci: Caller
@@ -30,5 +31,24 @@ describe('policies reloaded while serving', () => {
     expect(house.app.deps.policy.digest).not.toBe(before)
     expect((await ci.open()).body).toMatchObject({ code: 'policy_denied', failed: [{ claim: 'repository_id', actual: '456789' }] })
     expect(await house.audits('policy.loaded')).toHaveLength(1)
+  })
+})
+
+describe('the life that is asked for', () => {
+  it('P60 is what policy judges when a token is asked for together with its task: no longer than it permits, and the twin that is short enough', async () => {
+    const rules = ciRule('short', 'demo/orders-ro').replace('\n};', ' &&\n  context.ttl <= 400\n};')
+    const short = await makeHouse({ policies: rules })
+    try {
+      const asker = await caller(short)
+      const ask = async (ttl: number | null) => {
+        const task = { type: `${SERVER}/rar/task/v1`, purpose: 'report', capabilities: ['demo/orders-ro'], ...(ttl === null ? {} : { ttl }) }
+        const answer = await asker.exchange({ subject_token: await short.evidence(), resource: ORDERS, authorization_details: JSON.stringify([task]) })
+        return answer.status === 200 ? 'granted' : answer.body.reason
+      }
+      expect([await ask(400), await ask(null)]).toEqual(['granted', 'granted'])
+      expect([await ask(401), await ask(3_600)]).toEqual(['no_permit', 'no_permit'])
+    } finally {
+      await short.close()
+    }
   })
 })
