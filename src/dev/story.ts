@@ -2,7 +2,7 @@
 import { createHash, createHmac } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createLocalJWKSet, jwtVerify } from 'jose'
-import pg from 'pg'
+import { openSession } from './story-session.js'
 import { type Answer, call, createWorkload } from './workload.js'
 import type { World } from './world.js'
 
@@ -244,6 +244,25 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
       },
     },
     {
+      title: 'a job asks for a token and a user',
+      async act() {
+        const opened = await ci.open(await evidence(), ['demo/orders-ro', 'demo/orders-db'], { heartbeat_seconds: 60 })
+        const held = { task: opened.body.task.id as string, token: opened.body.token as string }
+        const bundle = (...capabilities: object[]) => ci.as(held, 'POST', `/v1/tasks/${held.task}/credentials`, { capabilities })
+        const [token, user] = [{ capability: 'demo/orders-ro' }, { capability: 'demo/orders-db' }]
+        const wrong = await bundle(token, { ...user, params: { superuser: true } })
+        expect(wrong.status === 400 && wrong.body.field.startsWith('capabilities.1'), 'the part that is wrong is named', wrong)
+        const made = await bundle(token, user)
+        expect(made.status === 201 && made.body.credentials.length === 2, 'both are issued', made)
+        const listed = await call('GET', `${server}/v1/credentials?task=${held.task}`, { headers: operator })
+        expect(listed.body.credentials.length === 2, 'the refused one left nothing', listed)
+        const since = performance.now()
+        await ci.complete(held)
+        for (const { credential } of made.body.credentials) await confirmed(credential.id, since)
+        return `none for one wrong part; both, then both dead ${Math.round(performance.now() - since)} ms`
+      },
+    },
+    {
       title: 'an agent with a registered key works',
       async act() {
         const { token, endsAt } = await agentsToken
@@ -269,30 +288,6 @@ export async function storyOf(world: World): Promise<readonly Step[]> {
         ]
       : []),
   ]
-}
-
-/** As the holder would: logs in, reads, takes the reader's role (which outlives a dropped one), and stays connected. */
-async function openSession(secret: Record<string, string>): Promise<{ rows: number; cut: Promise<void> }> {
-  const client = new pg.Client({
-    host: secret.PGHOST,
-    port: Number(secret.PGPORT),
-    database: secret.PGDATABASE,
-    user: secret.PGUSER,
-    password: secret.PGPASSWORD,
-    application_name: secret.PGAPPNAME,
-  })
-  client.on('error', () => {})
-  await client.connect()
-  const { rows } = await client.query<{ n: number }>('select count(*)::int as n from orders')
-  await client.query('set role app_ro')
-  const cut = new Promise<void>((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Wrong('the open session was not cut')), CONFIRM_MS)
-    client.once('end', () => {
-      clearTimeout(timer)
-      resolve()
-    })
-  })
-  return { rows: rows[0]?.n ?? 0, cut }
 }
 
 async function sendSignal(world: World, subject: object): Promise<Answer> {
