@@ -37,6 +37,7 @@ export async function composeEngines(config: Config, deps: EngineDeps): Promise<
         break
       case 'vault-database':
       case 'vault-pki':
+      case 'vault-ssh':
       case 'vault-token':
         atVault.add(kind)
         break

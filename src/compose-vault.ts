@@ -9,6 +9,7 @@ import type { VaultEngineDeps } from './engines/issuance-token.js'
 import { DATABASE_PARAMETERS, vaultDatabaseEngine } from './engines/vault-database.js'
 import { PKI_PARAMETERS, vaultPkiEngine } from './engines/vault-pki.js'
 import { faultsOfRole } from './engines/vault-roles.js'
+import { SSH_PARAMETERS, vaultSshEngine } from './engines/vault-ssh.js'
 import { TOKEN_PARAMETERS, vaultTokenEngine } from './engines/vault-token.js'
 import { vaultUpstream } from './engines/vault-upstream.js'
 import type { CredentialEngine, Reconcilable } from './ports.js'
@@ -35,13 +36,15 @@ export async function composeVault(config: Config, kinds: ReadonlySet<VaultKind>
 
   const databases = parametersOf(config, 'vault-database', DATABASE_PARAMETERS)
   const certificates = parametersOf(config, 'vault-pki', PKI_PARAMETERS)
+  const keys = parametersOf(config, 'vault-ssh', SSH_PARAMETERS)
   const tokens = parametersOf(config, 'vault-token', TOKEN_PARAMETERS)
   const upstream = reconciler
     ? vaultUpstream({
         reconciler,
         clock: deps.clock,
         credentialOf: deps.leaseOwners,
-        engines: [...kinds],
+        // The token of an SSH certificate has done its work when the certificate is there.
+        engines: [...kinds].filter(kind => kind !== 'vault-ssh'),
         paths: [
           ...databases.known.map(([capability, p]) => ({ capability, prefix: `${p.mount}/creds/${p.role}` })),
           ...certificates.known.flatMap(([capability, p]) => ['issue', 'sign'].map(act => ({ capability, prefix: `${p.mount}/${act}/${p.role}` }))),
@@ -64,6 +67,8 @@ export async function composeVault(config: Config, kinds: ReadonlySet<VaultKind>
         return vaultDatabaseEngine({ ...common, targetOf: name => targets.get(name) ?? null, parametersOf: databases.of })
       case 'vault-pki':
         return vaultPkiEngine({ ...common, parametersOf: certificates.of })
+      case 'vault-ssh':
+        return vaultSshEngine({ ...common, parametersOf: keys.of })
       case 'vault-token':
         return vaultTokenEngine({ ...common, address: vault.address, namespace: vault.namespace ?? null, parametersOf: tokens.of })
       default:

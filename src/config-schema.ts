@@ -136,7 +136,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
   const capability = z.strictObject({
     name: capabilityName,
     summary: text(300),
-    engine: z.enum(['jwt', 'vault-database', 'vault-pki', 'vault-token', 'memory']),
+    engine: z.enum(['jwt', 'vault-database', 'vault-pki', 'vault-ssh', 'vault-token', 'memory']),
     parameters,
     /** A login at the target database that may end sessions and see roles: what makes the probe a real one. */
     target: z.strictObject({ url: secret }).optional(),

@@ -88,6 +88,7 @@ export const ENGINE_CLASS = {
   jwt: 'instant',
   'vault-database': 'backend',
   'vault-pki': 'backend',
+  'vault-ssh': 'expiry-only',
   'vault-token': 'backend',
   memory: 'backend',
 } as const satisfies Record<Config['capabilities'][number]['engine'], RevocationClass>

@@ -41,6 +41,7 @@ export function doorsOf(app: App, feed: Feed): Doors {
     serverUrl: app.config.server.url,
     audiences: app.audiences,
     capabilities: [...app.deps.capabilities.values()],
+    paramsOf: c => app.deps.engines.get(c.engine)?.takes?.(c.parameters) ?? {},
     clientMethods: CLIENT_METHOD_NAMES.filter(name => app.config.issuers.some(i => i.enabled && i.kind === CLIENT_METHODS[name].attestor)),
     signalSources: app.config.signals.sources,
     hooks: app.config.hooks,

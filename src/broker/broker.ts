@@ -21,6 +21,7 @@ import { receipt } from './receipt.js'
 import { reconcile } from './reconcile.js'
 import { respond } from './respond.js'
 import { revoke } from './revoke.js'
+import { revokedKeys } from './revoked-keys.js'
 import { runEnded } from './run-ended.js'
 import { acceptSignal, handleSignal, judgeSignal } from './signal.js'
 import { sweep } from './sweep.js'
@@ -51,6 +52,7 @@ export function createBroker(deps: BrokerDeps) {
     revoke: (selector: Selector, reason: Reason, options: CommitOptions) => revoke(deps, selector, reason, options),
     respond: bind(respond),
     receipt: bind(receipt),
+    revokedKeys: bind(revokedKeys),
     /** What is due and what stands behind acts. */
     expireDue: bind(closeDue),
     destroy: (id: CredentialId, version: number | null, signal: AbortSignal) => destroy(deps, id, version, signal),

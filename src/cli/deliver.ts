@@ -1,4 +1,10 @@
-/** Owns how issued credentials reach the child of `curfew run`: by its environment only, never by arguments or files. */
+/**
+ * Owns how issued credentials reach the child of `curfew run`: by its environment, never by arguments; what is the content of a file
+ * (a certificate, a key) by a private folder that is gone when the child is.
+ */
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { usage } from './exit.js'
 import type { Held, Issued } from './holder.js'
 
@@ -6,6 +12,8 @@ type Env = Readonly<Record<string, string | undefined>>
 
 /** What libpq would mix with ours: a host address or a service of the caller's would send the password somewhere else. */
 const LIBPQ = ['PGHOST', 'PGHOSTADDR', 'PGPORT', 'PGDATABASE', 'PGUSER', 'PGPASSWORD', 'PGPASSFILE', 'PGSERVICE', 'PGSERVICEFILE', 'PGAPPNAME']
+/** What would send a Vault token of ours to another Vault. */
+const VAULT = ['VAULT_ADDR', 'VAULT_AGENT_ADDR', 'VAULT_PROXY_ADDR', 'VAULT_HTTP_PROXY', 'VAULT_NAMESPACE', 'VAULT_TOKEN']
 /** The child gets what the task was granted, not what the task was opened with. */
 const OURS = ['CURFEW_ID_TOKEN', 'CURFEW_OPERATOR_TOKEN', 'CURFEW_SIGNAL_SECRET']
 
@@ -25,40 +33,89 @@ export function refuseCollisions(capabilities: readonly string[]): void {
   }
 }
 
-/** `token` → `CURFEW_TOKEN`; what is a variable already stays: `PGUSER`. */
-const variableOf = (field: string) => (/^[a-z_]+$/.test(field) ? `CURFEW_${field.toUpperCase()}` : field)
+export interface Delivery {
+  readonly env: Env
+  /** Takes the files back; nothing when there are none. */
+  remove(): void
+}
+
+/** What tools look for beside a name: `ssh -i ssh_key` finds the certificate by itself. */
+const FILE_NAMES: Readonly<Record<string, string>> = { ssh_key: 'ssh_key', ssh_certificate: 'ssh_key-cert.pub' }
+/** What is a variable already, in capitals, stays as it is; of the rest only a token is no file. */
+const isVariable = (field: string) => field === 'token' || !/^[a-z_]+$/.test(field)
+const variableOf = (field: string) => (isVariable(field) ? (field === 'token' ? 'CURFEW_TOKEN' : field) : `CURFEW_${field.toUpperCase()}_FILE`)
 
 /**
  * Every field as `<NAME>_<CAPABILITY>`, and the fields of a credential by their plain names as well, unless one before it has taken any of
- * them: the user of one database and the host of another would be nobody's. `CURFEW_TASK` and `CURFEW_CREDENTIAL` say where the child is.
+ * them: the user of one database and the host of another would be nobody's. A field in capitals is a variable (`PGUSER`), `token` is
+ * `CURFEW_TOKEN`, and any other is the content of a file, whose path stands in `CURFEW_<FIELD>_FILE`. `CURFEW_TASK` and
+ * `CURFEW_CREDENTIAL` say where the child is.
  */
-export function childEnv(
+export function deliver(
   env: Env,
   held: Held,
   issued: readonly Issued[],
   options: { readonly evidenceEnv?: string | undefined; readonly proofKey: boolean },
-): Env {
-  const given: Record<string, string> = {}
-  for (const { credential, secret } of issued) {
-    const suffix = suffixOf(credential.capability)
-    const fields = Object.entries(secret).map(([name, value]) => [variableOf(name), value] as const)
-    const isFirst = fields.every(([name]) => given[name] === undefined)
-    for (const [name, value] of [['CURFEW_CREDENTIAL', credential.id] as const, ...fields]) {
-      if (given[`${name}_${suffix}`] !== undefined) throw usage(`two variables would be called ${name}_${suffix}`, 'run one command inside the other')
-      given[`${name}_${suffix}`] = value
+): Delivery {
+  const folder = privateFolder(env)
+  try {
+    const given: Record<string, string> = {}
+    for (const { credential, secret } of issued) {
+      const suffix = suffixOf(credential.capability)
+      const fields = Object.entries(secret).map(([name, value]) => [name, variableOf(name), value] as const)
+      const isFirst = fields.every(([, variable]) => given[variable] === undefined)
+      const shown = fields.map(([name, variable, value]) =>
+        isVariable(name) ? ([variable, value] as const) : ([variable, folder.put(suffix.toLowerCase(), FILE_NAMES[name] ?? `${name}.pem`, value)] as const),
+      )
+      for (const [name, value] of [['CURFEW_CREDENTIAL', credential.id] as const, ...shown]) {
+        if (given[`${name}_${suffix}`] !== undefined) throw usage(`two variables would be called ${name}_${suffix}`, 'run one command inside the other')
+        given[`${name}_${suffix}`] = value
+      }
+      if (isFirst) Object.assign(given, Object.fromEntries(shown))
+      given.CURFEW_CREDENTIAL ??= credential.id
     }
-    if (isFirst) Object.assign(given, Object.fromEntries(fields))
-    given.CURFEW_CREDENTIAL ??= credential.id
+    const removed = new Set([
+      ...OURS,
+      ...('PGHOST' in given || 'PGUSER' in given ? LIBPQ : []),
+      ...('VAULT_TOKEN' in given ? VAULT : []),
+      ...(options.evidenceEnv === undefined ? [] : [options.evidenceEnv]),
+    ])
+    return {
+      env: {
+        ...Object.fromEntries(Object.entries(env).filter(([name]) => !removed.has(name))),
+        ...given,
+        CURFEW_TASK: held.task.id,
+        ...(options.proofKey ? { CURFEW_PROOF_KEY: JSON.stringify(held.key.exportPrivate()) } : {}),
+      },
+      remove: folder.remove,
+    }
+  } catch (error) {
+    folder.remove()
+    throw error
   }
-  const removed = new Set([
-    ...OURS,
-    ...('PGHOST' in given || 'PGUSER' in given ? LIBPQ : []),
-    ...(options.evidenceEnv === undefined ? [] : [options.evidenceEnv]),
-  ])
+}
+
+/** Made with its first file, for its owner alone: in memory where the system offers such a place. */
+function privateFolder(env: Env): { put(group: string, name: string, content: string): string; remove(): void } {
+  let root: string | null = null
+  const remove = () => {
+    if (root !== null) rmSync(root, { recursive: true, force: true })
+    root = null
+    process.off('exit', remove)
+  }
   return {
-    ...Object.fromEntries(Object.entries(env).filter(([name]) => !removed.has(name))),
-    ...given,
-    CURFEW_TASK: held.task.id,
-    ...(options.proofKey ? { CURFEW_PROOF_KEY: JSON.stringify(held.key.exportPrivate()) } : {}),
+    put(group, name, content) {
+      if (root === null) {
+        const runtime = env.XDG_RUNTIME_DIR
+        root = mkdtempSync(join(runtime && existsSync(runtime) ? runtime : tmpdir(), 'curfew-run-'))
+        // Whatever ends us short of SIGKILL takes them along.
+        process.on('exit', remove)
+      }
+      mkdirSync(join(root, group), { recursive: true, mode: 0o700 })
+      const path = join(root, group, name)
+      writeFileSync(path, content, { mode: 0o600, flag: 'wx' })
+      return path
+    },
+    remove,
   }
 }

@@ -90,8 +90,18 @@ export async function openTask(broker: Broker, ask: TaskAsk, signal: AbortSignal
   return { task: member<TaskView>(body, 'task'), token: textMember(body, 'token'), key: ask.key }
 }
 
-export async function askCredential(broker: Broker, held: Held, capability: string, ttlSeconds: number | undefined, signal: AbortSignal): Promise<Issued> {
-  return issuedOf(await askFor(broker, held, partOf(capability, ttlSeconds), signal))
+/** What a capability needs of the caller, by capability. */
+export type ParamsOf = (capability: string) => Readonly<Record<string, string>>
+
+export async function askCredential(
+  broker: Broker,
+  held: Held,
+  capability: string,
+  ttlSeconds: number | undefined,
+  signal: AbortSignal,
+  paramsOf?: ParamsOf,
+): Promise<Issued> {
+  return issuedOf(await askFor(broker, held, partOf(capability, ttlSeconds, paramsOf), signal))
 }
 
 /** All of them, in their order, or none. */
@@ -101,14 +111,18 @@ export async function askBundle(
   capabilities: readonly string[],
   ttlSeconds: number | undefined,
   signal: AbortSignal,
+  paramsOf?: ParamsOf,
 ): Promise<readonly Issued[]> {
-  const body = await askFor(broker, held, { capabilities: capabilities.map(c => partOf(c, ttlSeconds)) }, signal)
+  const body = await askFor(broker, held, { capabilities: capabilities.map(c => partOf(c, ttlSeconds, paramsOf)) }, signal)
   const parts = body.credentials
   if (!Array.isArray(parts) || parts.length !== capabilities.length) throw unexpected('credentials')
   return parts.map(issuedOf)
 }
 
-const partOf = (capability: string, ttlSeconds: number | undefined) => ({ capability, ...(ttlSeconds === undefined ? {} : { ttl_seconds: ttlSeconds }) })
+function partOf(capability: string, ttlSeconds: number | undefined, paramsOf: ParamsOf = () => ({})): object {
+  const params = paramsOf(capability)
+  return { capability, ...(ttlSeconds === undefined ? {} : { ttl_seconds: ttlSeconds }), ...(Object.keys(params).length === 0 ? {} : { params }) }
+}
 
 async function askFor(broker: Broker, held: Held, what: object, signal: AbortSignal): Promise<Answer['body']> {
   // One key for all attempts: a retry after a lost answer closes what nobody received.

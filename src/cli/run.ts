@@ -1,12 +1,13 @@
 /** Owns `curfew run`: a task around one command. It opens, hands over by environment, lets the broker hear it, and completes, however the command ends. */
 import { basename } from 'node:path'
 import { Command, Option } from 'commander'
-import { childEnv, refuseCollisions } from './deliver.js'
+import { deliver, refuseCollisions } from './deliver.js'
 import type { EvidenceFlags } from './evidence.js'
 import { usage } from './exit.js'
 import type { Held, Issued } from './holder.js'
 import { capabilityName, connect, evidence, label, type OutputFlags, type ServerFlags, seconds, withEvidence, withOutput, withServer } from './options.js'
 import { duration, type Io, printer } from './output.js'
+import { param } from './params.js'
 import type { OnRevoke } from './supervise.js'
 
 interface Flags extends ServerFlags, EvidenceFlags, OutputFlags {
@@ -17,6 +18,7 @@ interface Flags extends ServerFlags, EvidenceFlags, OutputFlags {
   readonly onRevoke: OnRevoke
   readonly grace: number
   readonly heartbeat: number
+  readonly param?: Record<string, string>
   readonly withProofKey?: boolean
 }
 
@@ -34,11 +36,12 @@ export function command(io: Io, words: readonly string[], done: (exit: number) =
     .addOption(new Option('--on-revoke <act>', 'when the task is ended from outside').choices(['kill', 'signal', 'warn']).default('kill'))
     .option('--grace <time>', 'from SIGTERM to SIGKILL', seconds, 10)
     .option('--heartbeat <time>', 'how often the broker hears of us', seconds, 15)
+    .option('--param <name=value>', 'what a capability needs of you (@file reads it); may be repeated', param)
     .option('--with-proof-key', 'also hand over the key that tokens are bound to: CURFEW_PROOF_KEY')
   withOutput(withEvidence(withServer(run)))
   run.addHelpText(
     'after',
-    "\nSets PGHOST, PGUSER, ... or CURFEW_TOKEN, and CURFEW_TASK, CURFEW_CREDENTIAL.\nSeveral are granted all or none; each variable is also set as PGUSER_DB_ORDERS_RO, and the plain\nones are those of the first credential that has them.\nExit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'",
+    "\nSets PGHOST, PGUSER, ..., CURFEW_TOKEN or CURFEW_<FIELD>_FILE, and CURFEW_TASK, CURFEW_CREDENTIAL.\nSeveral are granted all or none; each variable is also set as PGUSER_DB_ORDERS_RO, and the plain\nones are those of the first credential that has them.\nExit: the command's, or 125 to 127.\n\nExample:\n  $ curfew run db/orders-ro --ttl 15m -- psql -Atc 'select count(*) from orders'",
   )
   return run.action(async (capabilities: string[], flags: Flags) => done(await act(capabilities, flags, words, io)))
 }
@@ -78,10 +81,15 @@ async function act(capabilities: readonly string[], flags: Flags, words: readonl
       )
     },
     async issue(held, signal) {
-      const { askBundle, askCredential } = await import('./holder.js')
+      const [{ askBundle, askCredential }, { additionsFor }] = await Promise.all([import('./holder.js'), import('./params.js')])
+      const added = await additionsFor(broker, held, capabilities, flags.param ?? {}, signal)
+      const paramsOf = (capability: string) => added.get(capability)?.params ?? {}
       const [only, ...others] = capabilities as [string, ...string[]]
-      const issued: readonly Issued[] =
-        others.length > 0 ? await askBundle(broker, held, capabilities, flags.ttl, signal) : [await askCredential(broker, held, only, flags.ttl, signal)]
+      const answered: readonly Issued[] =
+        others.length > 0
+          ? await askBundle(broker, held, capabilities, flags.ttl, signal, paramsOf)
+          : [await askCredential(broker, held, only, flags.ttl, signal, paramsOf)]
+      const issued = answered.map(i => ({ ...i, secret: { ...i.secret, ...added.get(i.credential.capability)?.kept } }))
       for (const { credential: c, tokenType } of issued) {
         tell(print, c, held)
         if (tokenType === 'DPoP' && !flags.withProofKey)
@@ -89,7 +97,7 @@ async function act(capabilities: readonly string[], flags: Flags, words: readonl
       }
       return issued
     },
-    command: (held, issued) => ({ file, args, env: childEnv(io.env, held, issued, { evidenceEnv: flags.idTokenEnv, proofKey: flags.withProofKey === true }) }),
+    command: (held, issued) => ({ file, args, ...deliver(io.env, held, issued, { evidenceEnv: flags.idTokenEnv, proofKey: flags.withProofKey === true }) }),
   })
 }
 

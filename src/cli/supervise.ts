@@ -17,10 +17,15 @@ export interface Supervision {
   readonly heartbeatSeconds: number
   open(signal: AbortSignal): Promise<Held>
   issue(held: Held, signal: AbortSignal): Promise<readonly Issued[]>
-  command(
-    held: Held,
-    issued: readonly Issued[],
-  ): { readonly file: string; readonly args: readonly string[]; readonly env: Readonly<Record<string, string | undefined>> }
+  command(held: Held, issued: readonly Issued[]): RunCommand
+}
+
+export interface RunCommand {
+  readonly file: string
+  readonly args: readonly string[]
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** When the child is gone, however it went. */
+  remove(): void
 }
 
 /** Those that end us. A terminal sends the first three to the child as well. */
@@ -51,12 +56,13 @@ export async function supervise(plan: Supervision): Promise<number> {
     let child: Child | null = null
     let end: ChildEnd | null = null
     let failed: unknown = null
+    let command: RunCommand | null = null
     const over = new AbortController()
     try {
       const issued = await plan.issue(held, stops.soon)
-      const { file, args, env } = plan.command(held, issued)
+      command = plan.command(held, issued)
       stops.soon.throwIfAborted()
-      child = startChild(file, args, env)
+      child = startChild(command.file, command.args, command.env)
       stops.watch(child)
       const beating = keepAlive(plan, held, child, over.signal)
       const warning = warnOfExpiry(plan, issued, over.signal)
@@ -67,6 +73,7 @@ export async function supervise(plan: Supervision): Promise<number> {
       failed = error
     } finally {
       over.abort()
+      command?.remove()
     }
     await finish(
       plan,

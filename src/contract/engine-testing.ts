@@ -7,7 +7,7 @@ import { within } from '../domain/deadline.js'
 import type { AskParams, Grant } from '../domain/decision.js'
 import { CurfewError } from '../domain/errors.js'
 import type { CredentialEngine, Minted } from '../ports.js'
-import { type GrantOptions, grantOf, LIFE_SECONDS, rowOf } from './fixtures.js'
+import { type GrantOptions, grantOf, rowOf } from './fixtures.js'
 
 type Fields = Readonly<Record<string, string>>
 
@@ -120,9 +120,10 @@ export function engineCases(revocation: Exclude<RevocationClass, 'instant'>, mak
         await house.engine.destroy(row, signal())
         assert.equal((await house.engine.probe(row, signal())).outcome, 'waiting')
         assert.equal(await house.usable(fields), true)
-        house.advance?.(LIFE_SECONDS - 5)
+        const left = (row.expiresAt.getTime() - house.now().getTime()) / 1000
+        house.advance?.(left - 2)
         assert.equal((await house.engine.probe(row, signal())).outcome, 'waiting')
-        house.advance?.(10)
+        house.advance?.(4)
         assert.equal((await house.engine.probe(row, signal())).outcome, 'dead')
       },
       revocation === 'expiry-only' ? null : 'its credentials can be ended',
@@ -184,9 +185,10 @@ export function engineCases(revocation: Exclude<RevocationClass, 'instant'>, mak
       } finally {
         await house.heal()
       }
-      assert.ok(failure instanceof CurfewError, 'a backend that did not answer is an error of ours')
+      // Where nothing can be ended there may be nobody to ask.
+      if (revocation === 'backend' || failure !== undefined) assert.ok(failure instanceof CurfewError, 'a backend that did not answer is an error of ours')
       assert.notEqual(probe, 'dead')
-      const told = `${failure.message} ${JSON.stringify(failure)}`
+      const told = failure instanceof CurfewError ? `${failure.message} ${JSON.stringify(failure)}` : ''
       for (const word of [...house.secrets(fields), house.attribution(fields), ...Object.values(minted.handle)])
         assert.ok(!told.includes(String(word)), 'an error tells what must not travel')
       await dead(house, row)
@@ -219,7 +221,13 @@ async function made(house: EngineHouse): Promise<Made> {
   const grant = granted(house)
   const prepared = (await house.engine.prepare?.(grant, signal())) as Handle
   const minted = await house.engine.mint(grant, prepared, signal())
-  return { grant, prepared, minted, row: rowOf(grant, { ...prepared, ...minted.handle }), fields: minted.secret.reveal() }
+  return {
+    grant,
+    prepared,
+    minted,
+    row: rowOf(grant, { ...prepared, ...minted.handle }, { expiresAt: minted.expiresAt ?? grant.expiresAt }),
+    fields: minted.secret.reveal(),
+  }
 }
 
 /** Destroyed, and dead within the time that a queued revocation may take; or at its own end, where that is all. */

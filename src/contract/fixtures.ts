@@ -5,7 +5,7 @@ import { type AskParams, type Decision, Grant } from '../domain/decision.js'
 import { namedId, newId } from '../domain/ids.js'
 
 /** Of a grant that is asked for no other. */
-export const LIFE_SECONDS = 300
+const LIFE_SECONDS = 300
 
 export interface GrantOptions extends Capability {
   /** Seconds. */

@@ -78,6 +78,8 @@ export const CLAIM_MS = 30_000
 /** Failures before a person must look. Retries go on all the same. */
 export const STUCK_AFTER = 3
 const BACKOFF_CAP_SECONDS = 30
+/** A host whose clock is behind ours by less does not accept what is just over. Seconds. */
+export const KRL_MARGIN_SECONDS = 600
 
 /** Seconds until the next try after so many failures: 2, 4, 8, 16, then 30 without end. */
 export function backoffSeconds(attempts: number): number {

@@ -15,6 +15,7 @@ import { quarantineRoutes } from './quarantines.js'
 import { revocationRoutes } from './revocations.js'
 import { type Doors, nameRequest, refuse } from './route.js'
 import { signalRoutes } from './signals.js'
+import { sshRoutes } from './ssh.js'
 import { taskRoutes } from './tasks.js'
 import { tokenRoutes } from './token-endpoint.js'
 import { tokenRevocationRoutes } from './token-revocation.js'
@@ -42,6 +43,7 @@ export function createApp(doors: Doors): Express {
   forwardAuthRoutes(app, doors)
   authzenRoutes(app, doors)
   hookRoutes(app, doors)
+  sshRoutes(app, doors)
   errorRoutes(app, doors)
   descriptionRoutes(app, doors)
   app.use((req, res) =>

@@ -35,7 +35,7 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     answer: async ({ caller }) => {
       await spend(caller)
       const seen = caller.kind === 'holder' ? doors.capabilities.filter(c => caller.holder.task.capabilities.includes(c.name)) : doors.capabilities
-      return { status: 200, body: { capabilities: seen.map(c => capabilityView(c, audienceOf.get(c.audience ?? ''))) } }
+      return { status: 200, body: { capabilities: seen.map(c => capabilityView(c, audienceOf.get(c.audience ?? ''), doors.paramsOf(c))) } }
     },
   })
 

@@ -252,7 +252,10 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
       vault_refused: 'Vault understood and would not.',
       vault_ambiguous: 'What Vault answered does not say what happened.',
       lease_missing: 'The Vault role makes certificates without a lease, which nothing could end. What it made was revoked; an admin sets generate_lease=true.',
-      names_differ: 'The certificate names something else than was granted: the role takes over names of the request. It was revoked.',
+      names_differ: 'The certificate says something else than was granted: the Vault role adds to it. It was ended, or never handed over.',
+      key_id_differs:
+        'The SSH certificate is not named after its credential: no revocation list could name it. It was not handed over; an admin sets key_id_format on the role.',
+      outlives_grant: 'The SSH certificate would outlive its grant: the clocks of Vault and of the store are apart. It was not handed over.',
       issuer_unknown: 'No issuer of the Vault mount has signed the certificate.',
       issuer_changed: 'The issuer of the certificate has another key by now: its list says nothing about it.',
       target_failed: 'The target refused or does not answer.',

@@ -31,6 +31,8 @@ export interface Doors {
   readonly serverUrl: string
   readonly audiences: readonly (Audience & { readonly secret: Secret | null })[]
   readonly capabilities: readonly Capability[]
+  /** What a caller may add when it asks for one, by name. */
+  readonly paramsOf: (capability: Capability) => Readonly<Record<string, 'required' | 'optional'>>
   /** How a client may authenticate at the token endpoint. */
   readonly clientMethods: readonly ClientMethod[]
   readonly signalSources: readonly { readonly name: string; readonly secret: Secret; readonly maxAgeSeconds: number }[]

@@ -211,6 +211,8 @@ export const capabilityShape = thing('Capability', {
   sensitivity: z.enum(['low', 'medium', 'high']),
   intent: z.enum(['read', 'write', 'destructive']),
   revocation: classShape,
+  /** What `params` must or may hold. */
+  params: z.record(z.string(), z.enum(['required', 'optional'])),
 })
 
 /** `{token}`, or the variables of a database client: the engine decides. */

@@ -161,7 +161,11 @@ export const signalView = (s: Signal): As<typeof signalShape> => ({
   handled_at: instant(s.handledAt),
 })
 
-export const capabilityView = (c: Capability, audience: Audience | undefined): As<typeof capabilityShape> => ({
+export const capabilityView = (
+  c: Capability,
+  audience: Audience | undefined,
+  params: Readonly<Record<string, 'required' | 'optional'>>,
+): As<typeof capabilityShape> => ({
   name: c.name,
   summary: c.summary,
   audience: audience?.uri ?? null,
@@ -172,4 +176,5 @@ export const capabilityView = (c: Capability, audience: Audience | undefined): A
   sensitivity: c.sensitivity,
   intent: c.intent,
   revocation: c.revocation,
+  params,
 })

@@ -27,7 +27,7 @@ export async function closeRows(tx: Tx, closings: readonly Closing[], actor: Act
 /**
  * The same for whatever a query finds: one statement that locks, moves and tells, so that a hundred thousand rows do not travel here and
  * back. The time is materialized: a plan may ask a mere subquery anew for each row, which took longer than all the rest. What only its
- * own end can end is looked at again then. @param found answers id, reason and revocation of each row.
+ * own end can end is looked at again then, unless nobody was ever given it. @param found answers id, reason and revocation of each row.
  */
 export async function closeFound(tx: Tx, found: string, params: readonly unknown[], actor: Actor, requestId: string | null): Promise<Closed[]> {
   const rows = await tx.query(
@@ -36,7 +36,7 @@ export async function closeFound(tx: Tx, found: string, params: readonly unknown
        moved as (
          update curfew.credentials c
          set state = 'revoking', version = c.version + 1, reason = f.reason, revocation = f.revocation, revoking_at = n.at, claimed_until = null,
-             next_attempt_at = case when c.class = 'expiry-only' then greatest(c.expires_at, n.at) else n.at end
+             next_attempt_at = case when c.class = 'expiry-only' and c.state = 'active' then greatest(c.expires_at, n.at) else n.at end
          from found f, n
          where c.id = f.id and c.state in ('pending', 'active')
          returning c.id, c.task, c.capability, c.engine, c.state, c.version, c.reason, c.revocation, c.revoking_at, c.next_attempt_at),

@@ -1,5 +1,5 @@
 /** Owns credentials at rest: how they come to be, are found and fall due; every transition is a compare-and-set. */
-import type { Closed, Credential, CredentialState } from '../domain/credential.js'
+import { type Closed, type Credential, type CredentialState, KRL_MARGIN_SECONDS } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
 import type { CredentialId } from '../domain/ids.js'
 import { byBroker } from '../domain/revocation.js'
@@ -144,6 +144,15 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
         [leaseIds],
       )
       return new Map(rows.map(r => [r.lease, r.id]))
+    },
+    async closedOf(engine) {
+      const rows = await sql.query<{ id: CredentialId }>(
+        `select id from curfew.credentials where engine = $1 and state in ('revoking', 'stuck')
+         union all
+         select id from curfew.credentials where engine = $1 and state = 'revoked' and revoked_at > curfew.now() - make_interval(secs => $2::double precision)`,
+        [engine, KRL_MARGIN_SECONDS],
+      )
+      return rows.map(r => r.id)
     },
     async activeOf(engine, limit, after) {
       const rows = await sql.query(`select * from curfew.credentials where engine = $1 and state = 'active' and id > $3 order by id limit $2`, [

@@ -1,6 +1,6 @@
 /** Owns credentials in memory. */
 
-import { CLAIM_MS, type Claim, type Credential, type CredentialFilter, type CredentialState, type Probe } from '../domain/credential.js'
+import { CLAIM_MS, type Claim, type Credential, type CredentialFilter, type CredentialState, KRL_MARGIN_SECONDS, type Probe } from '../domain/credential.js'
 import { CurfewError } from '../domain/errors.js'
 import { byBroker } from '../domain/revocation.js'
 import type { CredentialStore, Minted } from '../ports.js'
@@ -229,6 +229,14 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
     async leaseOwners(leaseIds) {
       const wanted = new Set(leaseIds)
       return new Map(rows().flatMap(c => (typeof c.handle?.leaseId === 'string' && wanted.has(c.handle.leaseId) ? [[c.handle.leaseId, c.id] as const] : [])))
+    },
+    async closedOf(engine) {
+      const recent = state.now().getTime() - KRL_MARGIN_SECONDS * 1000
+      return rows().flatMap(c =>
+        c.engine === engine && (c.state === 'revoking' || c.state === 'stuck' || (c.state === 'revoked' && (c.revokedAt?.getTime() ?? 0) > recent))
+          ? [c.id]
+          : [],
+      )
     },
     async activeOf(engine, limit, cursor) {
       const page = rows().filter(c => c.engine === engine && c.state === 'active' && c.id > (cursor ?? ''))

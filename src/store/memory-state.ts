@@ -158,7 +158,7 @@ export function closeRows(
   const at = state.now()
   const moved: Credential[] = []
   for (const c of rows.filter(isOpen)) {
-    const nextAttemptAt = c.revocationClass === 'expiry-only' && c.expiresAt > at ? c.expiresAt : at
+    const nextAttemptAt = c.revocationClass === 'expiry-only' && c.state === 'active' && c.expiresAt > at ? c.expiresAt : at
     const closed: CredentialRow = {
       ...c,
       state: 'revoking',

@@ -71,7 +71,7 @@ export interface FakeBroker {
   /** Milliseconds from `revoking` to `revoked`; null: never. */
   deadAfterMs: number | null
   /** Answers by capability: secret and class. */
-  readonly offers: Map<string, { secret: Record<string, string>; revocation: string; bound: boolean }>
+  readonly offers: Map<string, { secret: Record<string, string>; revocation: string; bound: boolean; params?: Record<string, 'required' | 'optional'> }>
   allowed: (capability: string) => boolean
   /** From outside: as if a signal or an operator had ended it. */
   revokeTask(id: string, reason: string): void
@@ -327,8 +327,15 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       const task = await holder(seen, taskId)
       if (act === undefined) return { status: 200, body: { task: task.view } }
       if (act === 'credentials') {
-        const body = json(['capability', 'capabilities', 'ttl_seconds', 'subject_token', 'subject_token_type'])
-        const parts = (body.capabilities ?? [body]) as readonly { capability: string; ttl_seconds?: number }[]
+        const body = json(['capability', 'capabilities', 'ttl_seconds', 'params', 'subject_token', 'subject_token_type'])
+        const parts = (body.capabilities ?? [body]) as readonly { capability: string; ttl_seconds?: number; params?: Record<string, string> }[]
+        for (const { capability, params = {} } of parts) {
+          const takes = broker.offers.get(capability)?.params ?? {}
+          for (const name of Object.keys(params)) if (!takes[name]) refuse(400, 'malformed', 'no such parameter', { field: `params.${name}` })
+          for (const name of Object.keys(takes))
+            if (takes[name] === 'required' && !params[name])
+              refuse(400, 'malformed', 'this capability needs it', { reason: 'parameter_missing', field: `params.${name}` })
+        }
         const key = seen.headers['idempotency-key'] as string | undefined
         if (key !== undefined)
           for (const earlier of idempotent.get(`${taskId} ${key}`) ?? [])
@@ -360,6 +367,10 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       task.outcome ??= (body.outcome as string | undefined) ?? null
       const revocation = end(ofTask(taskId), [task], act === 'complete' ? 'completed' : 'cancelled', act === 'complete' ? 'completed' : 'cancelled')
       return { status: 200, body: { task: task.view, revocation } }
+    }
+    if (method === 'GET' && path === '/v1/capabilities') {
+      const task = await holder(seen, null)
+      return { status: 200, body: { capabilities: task.view.capabilities.map(name => ({ name, params: broker.offers.get(name)?.params ?? {} })) } }
     }
     if (method === 'GET' && path === '/v1/credentials') {
       const limit = Number(seen.query.limit ?? 50)

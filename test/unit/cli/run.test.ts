@@ -1,9 +1,9 @@
 /** `curfew run` as a real process: hand-over, heartbeats, every way to end, and the matrix of signals. */
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { childEnv, refuseCollisions, suffixOf } from '../../../src/cli/deliver.js'
+import { deliver, refuseCollisions, suffixOf } from '../../../src/cli/deliver.js'
 import { type Desk, desk, ENTRY, type Started, until } from './desk.js'
 
 let at: Desk
@@ -72,7 +72,7 @@ describe('hand-over', () => {
 
   test('what opened the task is not for the child', () => {
     const held = { task: { id: 'tsk_1' }, token: 't', key: { exportPrivate: () => ({}) } } as never
-    const env = childEnv({ A: '1', CURFEW_ID_TOKEN: 'x', CURFEW_OPERATOR_TOKEN: 'x', MINE: 'x', CURFEW_URL: 'u', PGHOST: 'kept' }, held, [], {
+    const { env } = deliver({ A: '1', CURFEW_ID_TOKEN: 'x', CURFEW_OPERATOR_TOKEN: 'x', MINE: 'x', CURFEW_URL: 'u', PGHOST: 'kept' }, held, [], {
       evidenceEnv: 'MINE',
       proofKey: false,
     })
@@ -104,23 +104,98 @@ describe('hand-over', () => {
     const parts = [
       issued('db/a', { PGHOST: 'a', PGUSER: 'a' }),
       issued('db/b', { PGHOST: 'b', PGUSER: 'b', PGSSLMODE: 'require' }),
-      issued('pki/c', { private_key: 'k', certificate: 'c' }),
+      issued('kv/c', { VAULT_TOKEN: 'c' }),
       issued('api/d', { token: 'd' }),
     ]
-    const env = childEnv({ PGSSLMODE: 'disable' }, held, parts, { proofKey: false })
+    const { env } = deliver({ PGSSLMODE: 'disable' }, held, parts, { proofKey: false })
     expect(env).toEqual({
       PGSSLMODE: 'disable',
       CURFEW_TASK: 'tsk_1',
       CURFEW_CREDENTIAL: 'crd_db/a',
-      ...{ CURFEW_CREDENTIAL_DB_A: 'crd_db/a', CURFEW_CREDENTIAL_DB_B: 'crd_db/b', CURFEW_CREDENTIAL_PKI_C: 'crd_pki/c', CURFEW_CREDENTIAL_API_D: 'crd_api/d' },
+      ...{ CURFEW_CREDENTIAL_DB_A: 'crd_db/a', CURFEW_CREDENTIAL_DB_B: 'crd_db/b', CURFEW_CREDENTIAL_KV_C: 'crd_kv/c', CURFEW_CREDENTIAL_API_D: 'crd_api/d' },
       ...{ PGHOST: 'a', PGUSER: 'a', PGHOST_DB_A: 'a', PGUSER_DB_A: 'a' },
       ...{ PGHOST_DB_B: 'b', PGUSER_DB_B: 'b', PGSSLMODE_DB_B: 'require' },
-      ...{ CURFEW_PRIVATE_KEY: 'k', CURFEW_CERTIFICATE: 'c', CURFEW_PRIVATE_KEY_PKI_C: 'k', CURFEW_CERTIFICATE_PKI_C: 'c' },
+      ...{ VAULT_TOKEN: 'c', VAULT_TOKEN_KV_C: 'c' },
       ...{ CURFEW_TOKEN: 'd', CURFEW_TOKEN_API_D: 'd' },
     })
     // Two fields whose names meet once the capability stands behind them: refused, where one would hide the other.
     const meeting = [issued('x', { A_B: '1' }), issued('b/x', { A: '2' })]
-    expect(() => childEnv({}, held, meeting, { proofKey: false })).toThrow('A_B_X')
+    expect(() => deliver({}, held, meeting, { proofKey: false })).toThrow('A_B_X')
+  })
+
+  test('what is the content of a file arrives as one, for its owner alone, and is gone with the command', async () => {
+    at.broker.offers.set('tls/orders', { secret: { certificate: 'CERT', private_key: 'KEY', ca_chain: 'CA' }, revocation: 'backend', bound: false })
+    const script = `
+      const fs = require('fs'), path = require('path')
+      const files = Object.entries(process.env).filter(([k]) => /_FILE/.test(k)).map(([k, f]) => [k, f, fs.readFileSync(f, 'utf8'), (fs.statSync(f).mode & 0o777).toString(8), (fs.statSync(path.dirname(f)).mode & 0o777).toString(8)])
+      console.log(JSON.stringify(files.sort()))`
+    const runtime = join(at.home, 'runtime')
+    mkdirSync(runtime)
+    const { exit, out } = await run(['tls/orders'], script, { XDG_RUNTIME_DIR: runtime }).ended
+    expect(exit).toBe(0)
+    const files = JSON.parse(out) as [string, string, string, string, string][]
+    const names = { CURFEW_CA_CHAIN_FILE: 'CA', CURFEW_CERTIFICATE_FILE: 'CERT', CURFEW_PRIVATE_KEY_FILE: 'KEY' }
+    expect(files.map(([name, , content, mode, folder]) => [name, content, mode, folder])).toEqual(
+      Object.entries(names).flatMap(([name, content]) => [name, `${name}_TLS_ORDERS`].map(n => [n, content, '600', '700'])),
+    )
+    for (const [, file] of files) {
+      expect(file.startsWith(`${runtime}/curfew-run-`)).toBe(true)
+      expect(existsSync(file)).toBe(false)
+    }
+    expect(readdirSync(runtime)).toEqual([])
+  })
+
+  test.each(['SIGTERM', 'SIGINT'] as const)('the files are gone after %s as well, and after a command that cannot be started', async signal => {
+    at.broker.offers.set('tls/orders', { secret: { certificate: 'CERT' }, revocation: 'backend', bound: false })
+    const runtime = join(at.home, 'runtime')
+    mkdirSync(runtime)
+    const started = run(['tls/orders'], STAYS(), { XDG_RUNTIME_DIR: runtime })
+    await ready(started)
+    expect(readdirSync(runtime)).toHaveLength(1)
+    process.kill(started.pid, signal)
+    await started.ended
+    await at.start(['run', 'tls/orders', '--id-token-file', at.evidenceFile, '--', 'no-such-command-anywhere'], { XDG_RUNTIME_DIR: runtime }).ended
+    expect(readdirSync(runtime)).toEqual([])
+  })
+
+  test('where SSH certifies a key, one is made for the command; its private half goes to nobody else', async () => {
+    at.broker.offers.set('ssh/deploy', { secret: { ssh_certificate: 'CERT' }, revocation: 'expiry-only', bound: false, params: { public_key: 'required' } })
+    const script = `const fs = require('fs'); const f = process.env.CURFEW_SSH_KEY_FILE
+      console.log(JSON.stringify({ key: fs.readFileSync(f, 'utf8'), cert: fs.readFileSync(f + '-cert.pub', 'utf8'), named: process.env.CURFEW_SSH_CERTIFICATE_FILE === f + '-cert.pub' }))`
+    const { out } = await run(['ssh/deploy'], script).ended
+    const { key, cert, named } = JSON.parse(out)
+    expect([cert, named]).toEqual(['CERT', true])
+    const file = join(at.home, 'key')
+    writeFileSync(file, key, { mode: 0o600 })
+    const asked = at.broker.seen.find(s => s.path.endsWith('/credentials') && s.method === 'POST')
+    const sent = JSON.parse(asked?.text ?? '{}').params.public_key as string
+    const own = spawnSync('ssh-keygen', ['-y', '-P', '', '-f', file], { encoding: 'utf8' })
+    if (own.error === undefined) expect(own.stdout.trim().split(' ').slice(0, 2).join(' ')).toBe(sent)
+    for (const s of at.broker.seen) expect(s.text).not.toContain('PRIVATE KEY')
+  })
+
+  test('a key of the caller’s own is certified when it is named, by its file; what no capability takes is a mistake', async () => {
+    at.broker.offers.set('ssh/deploy', { secret: { ssh_certificate: 'CERT' }, revocation: 'expiry-only', bound: false, params: { public_key: 'required' } })
+    const file = join(at.home, 'id.pub')
+    writeFileSync(file, 'ssh-ed25519 AAAA me\n')
+    const { out } = await run(['ssh/deploy', '--param', `public_key=@${file}`], 'console.log(process.env.CURFEW_SSH_KEY_FILE)').ended
+    expect(out).toBe('undefined\n')
+    const asked = at.broker.seen.find(s => s.path.endsWith('/credentials') && s.method === 'POST')
+    expect(JSON.parse(asked?.text ?? '{}').params).toEqual({ public_key: 'ssh-ed25519 AAAA me\n' })
+    const wrong = await run(['ssh/deploy', '--param', 'csr=x'], '').ended
+    expect([wrong.exit, wrong.err.includes('none of them takes a parameter csr')]).toEqual([125, true])
+    expect((await run(['ssh/deploy', '--param', 'public_key=@/nowhere'], '').ended).exit).toBe(125)
+  })
+
+  test('a Vault token arrives as VAULT_TOKEN, and nothing of the caller’s sends it to another Vault', async () => {
+    at.broker.offers.set('kv/orders', { secret: { VAULT_TOKEN: 'hvs.t', VAULT_ADDR: 'https://vault.example' }, revocation: 'backend', bound: false })
+    const script = 'console.log(JSON.stringify(Object.fromEntries(Object.entries(process.env).filter(([k]) => /^VAULT/.test(k) && !/KV_ORDERS$/.test(k)))))'
+    const others = { VAULT_ADDR: 'https://other.example', VAULT_AGENT_ADDR: 'https://other.example', VAULT_NAMESPACE: 'x', VAULT_CACERT: '/ca' }
+    expect(JSON.parse((await run(['kv/orders'], script, others).ended).out)).toEqual({
+      VAULT_TOKEN: 'hvs.t',
+      VAULT_ADDR: 'https://vault.example',
+      VAULT_CACERT: '/ca',
+    })
   })
 
   test('two capabilities that would share a name are refused before anything is opened', async () => {
