@@ -22,6 +22,7 @@ export async function settleLocal(deps: BrokerDeps, signal: AbortSignal): Promis
 function settleAll(deps: BrokerDeps, engine: CredentialEngine, signal: AbortSignal): Promise<number> {
   return inBatches(async limit => {
     const due = await deps.store.credentials.due(limit, engine.kind)
+    if (due.length === 0) return { did: 0, more: false }
     const probes = (await engine.probeMany?.(due, signal)) ?? []
     const looked = due.flatMap((credential, i) => (probes[i] ? [{ credential, probe: probes[i] }] : []))
     const dead = looked.filter(({ probe }) => probe.outcome === 'dead')

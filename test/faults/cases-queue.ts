@@ -2,8 +2,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Child } from '../../src/dev/process.js'
 import type { Redis } from '../../src/dev/redis.js'
-import { ends, issued, ONE_JOB } from './cases-revoke.js'
+import { issued, ONE_JOB } from './cases-revoke.js'
 import { clientsOf } from './clients.js'
+import { claims, dieClaiming, ends, whileClaimsWait } from './deaths.js'
 import type { Held } from './ledger.js'
 import { DESTROY_QUEUE, FIRST_SWEEP_MS, type Hand, handOn, type Row, redisOf, rowOf, when } from './queues.js'
 import type { Case, Report } from './report.js'
@@ -13,8 +14,6 @@ import { type Broker, kill, TIMERS, type World } from './world.js'
 const BOUND_MS = 60_000
 /** A destruction at Vault and at the target, once somebody has found the row. */
 const DESTROY_MS = 2_500
-const CLAIM = `query ilike 'update curfew.credentials set version = version + 1, claimed_until%'`
-
 interface Place {
   readonly world: World
   readonly redis: Redis
@@ -25,17 +24,6 @@ interface Place {
 }
 
 const startWorker = (world: World, redis: Redis) => world.worker({ ...ONE_JOB, redisUrl: redis.url })
-const claims = (world: World) => world.rows<{ pid: number }>('store', `select pid from pg_stat_activity where wait_event_type = 'Lock' and ${CLAIM}`)
-
-/** Dead in the middle of its claim, and its connection with it: what it had written of it is rolled back. */
-async function dieClaiming(place: Place): Promise<void> {
-  const { world, worker } = place
-  await when('a claim waits for a lock', async () => (await claims(world)).length > 0)
-  process.kill(worker.mark.pid, 'SIGKILL')
-  await ends(worker)
-  for (const { pid } of await claims(world)) await world.rows('store', 'select pg_terminate_backend($1)', [pid])
-  await when('its connection is gone', async () => (await claims(world)).length === 0)
-}
 
 /** @param before as the death left it. */
 async function revoked(c: Case, { world }: Place, held: Held, before: Row, since: number): Promise<string> {
@@ -60,7 +48,7 @@ async function deaths(place: Place, report: Report): Promise<void> {
       await hand.queue.resume()
       await when('a claim waits for the table', async () => (await claims(world)).length > 0)
       picked = await hand.queue.getActiveCount()
-      await dieClaiming(place)
+      await dieClaiming(world, place.worker)
     })
     const [since, before] = [Date.now(), await rowOf(world, held.task)]
     c.expect(picked === 1, `${picked} jobs were in hand`)
@@ -72,27 +60,10 @@ async function deaths(place: Place, report: Report): Promise<void> {
     const clients = clientsOf(world, broker, c.ledger)
     const held = await issued(clients)
     const { id, version } = await rowOf(world, held.task)
-    await world.rows('store', 'create table curfew.hold_claims ()')
-    await world.rows(
-      'store',
-      `create function curfew.hold_claims() returns trigger language plpgsql as $$ begin lock table curfew.hold_claims in exclusive mode; return null; end $$`,
-    )
-    // After the claim's own write, and before its commit.
-    await world.rows(
-      'store',
-      `create trigger hold_claims after update on curfew.credentials for each row
-       when (new.claimed_until is not null and old.claimed_until is null and new.id = '${id}') execute function curfew.hold_claims()`,
-    )
-    try {
-      await world.whileLocked('curfew.hold_claims', async () => {
-        await clients.complete(held)
-        await dieClaiming(place)
-      })
-    } finally {
-      await world.rows('store', 'drop trigger hold_claims on curfew.credentials')
-      await world.rows('store', 'drop function curfew.hold_claims()')
-      await world.rows('store', 'drop table curfew.hold_claims')
-    }
+    await whileClaimsWait(world, id, 'after', async () => {
+      await clients.complete(held)
+      await dieClaiming(world, place.worker)
+    })
     const [since, before] = [Date.now(), await rowOf(world, held.task)]
     c.expect(before.version === version + 1, `the claim of the dead counts: version ${before.version} after ${version}`)
     place.worker = await startWorker(world, redis)

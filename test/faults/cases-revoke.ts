@@ -1,90 +1,23 @@
-/** Owns what kills the walk out: F14 to F22 (the worker dies at every step) and F24 (the target is down). */
+/** Owns what kills the walk out: F16 to F21 (the worker dies at every step) and F24 (the target is down). */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Child } from '../../src/dev/process.js'
-import type { Failpoint } from '../../src/failpoint.js'
 import { type Clients, clientsOf, type IssueOptions } from './clients.js'
-import { isStopped } from './formation.js'
+import { DEATHS, type Death, lapse, workerDies } from './deaths.js'
 import { auditMark } from './invariants.js'
 import { type Held, type Ledger, newLedger } from './ledger.js'
 import { type Report, say } from './report.js'
 import { type Broker, kill, NEVER_MS, type World } from './world.js'
 
-const REVOKE = /^(POST|PUT) \/v1\/sys\/leases\/revoke/
 /** A worker that lives for one job: its own sweep would do the work of the queue. */
 export const ONE_JOB = { timers: { sweepMs: NEVER_MS, reconcileMs: NEVER_MS } }
 /** After the claim of the dead has run out (security.md, F14 to F22). */
 const BOUND_MS = 60_000
 
-interface Death {
-  readonly id: string
-  readonly name: string
-  kill(world: World, clients: Clients): Promise<Held>
-}
-
-const deaths: readonly Death[] = [
-  { id: 'F16', name: 'claim committed (3a)', kill: (world, clients) => atStep(world, clients, 'revoke.3a') },
-  { id: 'F17', name: 'destroy sent, unanswered', kill: whileDestroying },
-  { id: 'F18', name: 'destroy answered (3b)', kill: (world, clients) => atStep(world, clients, 'revoke.3b') },
-  { id: 'F19', name: 'probe answered (3c)', kill: (world, clients) => atStep(world, clients, 'revoke.3c') },
-  { id: 'F20', name: 'confirm and audit written, uncommitted', kill: whileConfirming },
-  { id: 'F21', name: 'committed, job unacknowledged (4)', kill: (world, clients) => atStep(world, clients, 'revoke.4') },
-]
+const KILLED: readonly Death[] = ['revoke.3a', 'destroying', 'revoke.3b', 'revoke.3c', 'confirming', 'revoke.4']
 
 export async function issued(clients: Clients, options: IssueOptions = {}): Promise<Held> {
   const held = await clients.opened()
   if ((await clients.issue(held, 'db', options)).status !== 201) throw new Error('nothing was issued')
   return held
-}
-
-export async function ends(worker: Child): Promise<void> {
-  for (let i = 0; i < 500 && !worker.hasEnded(); i++) await sleep(20)
-  if (!worker.hasEnded()) throw new Error('the worker lives on')
-}
-
-async function atStep(world: World, clients: Clients, step: Failpoint): Promise<Held> {
-  const held = await issued(clients)
-  const worker = await world.worker({ ...ONE_JOB, failpoint: `${step}=kill` })
-  await clients.complete(held)
-  await ends(worker)
-  return held
-}
-
-async function whileDestroying(world: World, clients: Clients): Promise<Held> {
-  const held = await issued(clients)
-  const worker = await world.worker(ONE_JOB)
-  const hold = world.proxy.hold('answer', REVOKE)
-  await clients.complete(held)
-  await hold.met
-  process.kill(worker.mark.pid, 'SIGKILL')
-  await ends(worker)
-  hold.release()
-  return held
-}
-
-/** The audit cannot be written while we hold its table: the worker dies between its two statements and the commit. */
-async function whileConfirming(world: World, clients: Clients): Promise<Held> {
-  const held = await issued(clients)
-  const worker = await world.worker({ ...ONE_JOB, failpoint: 'revoke.3c=stop' })
-  await clients.complete(held)
-  for (let i = 0; i < 500 && !isStopped(worker.mark.pid); i++) await sleep(20)
-  await world.whileLocked('curfew.audit', async () => {
-    process.kill(worker.mark.pid, 'SIGCONT')
-    const waits = () => world.rows('store', `select 1 from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'insert into curfew.audit%'`)
-    for (let i = 0; i < 200 && (await waits()).length === 0; i++) await sleep(20)
-    if ((await waits()).length === 0) throw new Error('the worker was not caught between its statements and its commit')
-    process.kill(worker.mark.pid, 'SIGKILL')
-    await ends(worker)
-  })
-  return held
-}
-
-/** The second one: its own sweep finds the row of the first, at once, so that it may be dead before it is ready. */
-async function diesOfItsSweep(world: World): Promise<void> {
-  try {
-    await ends(await world.worker({ timers: { reconcileMs: NEVER_MS }, failpoint: 'revoke.3b=kill' }))
-  } catch (cause) {
-    if (!/ended with SIGKILL/.test(String(cause))) throw cause
-  }
 }
 
 interface Dead {
@@ -94,7 +27,7 @@ interface Dead {
 }
 
 /** All of them count as dead from the last death on: on a slow machine the next worker's first sweep would else find the claim of the first run out. */
-async function killEach(world: World, clients: Clients, which = deaths): Promise<Dead[]> {
+async function killEach(world: World, clients: Clients, which = KILLED): Promise<Dead[]> {
   const dead: Omit<Dead, 'at'>[] = []
   const renew = () =>
     world.rows(
@@ -102,19 +35,17 @@ async function killEach(world: World, clients: Clients, which = deaths): Promise
       `update curfew.credentials set claimed_until = curfew.now() + interval '30 s' where state in ('revoking', 'stuck') and claimed_until is not null`,
     )
   for (const death of which) {
-    dead.push({ death, held: await death.kill(world, clients) })
+    const held = await issued(clients)
+    await workerDies(world, death, held.credential?.id ?? '', ONE_JOB, () => clients.complete(held))
+    dead.push({ death, held })
     await renew()
   }
   return dead.map(d => ({ ...d, at: Date.now() }))
 }
 
-/** The claim of a dead worker holds for 30 s; here, where said so, it is made to run out at once. */
-const lapse = (world: World) =>
-  world.rows('store', `update curfew.credentials set claimed_until = curfew.now() where state in ('revoking', 'stuck') and claimed_until > curfew.now()`)
-
 /** @param since when somebody was there again who could go on. */
 async function judge(world: World, report: Report, { death, held, at }: Dead, how: string, since = at): Promise<void> {
-  await report.case(`${death.id} worker kill -9: ${death.name}, ${how}`, async c => {
+  await report.case(`${DEATHS[death].id} worker kill -9: ${DEATHS[death].name}, ${how}`, async c => {
     const look = () =>
       world.rows<{ state: string; at: number; n: number }>(
         'store',
@@ -168,20 +99,11 @@ async function killedWorkers(world: World, report: Report): Promise<void> {
 
     const second = { ledger: newLedger(), mark: await auditMark(world) }
     const again = clientsOf(world, quiet, second.ledger)
-    const gone = await killEach(
-      world,
-      again,
-      deaths.filter(d => ['F16', 'F17', 'F20'].includes(d.id)),
-    )
-    // Twice in a row: the row of the first is taken by a second one, which dies as well.
-    const again3b = { id: 'F18', name: 'destroy answered (3b), twice in a row', kill: deaths[0]?.kill as Death['kill'] }
-    const twice: Dead = { death: again3b, held: await atStep(world, again, 'revoke.3b'), at: Date.now() }
-    await lapse(world)
-    await diesOfItsSweep(world)
+    const gone = await killEach(world, again, ['revoke.3a', 'destroying', 'confirming'])
     await lapse(world)
     const sweeping = await world.broker({ timers: { issuanceTokenSeconds: 30 } })
     const back = Date.now()
-    for (const one of [...gone, twice]) await judge(world, report, one, 'it never returns, a broker sweeps; claim made to run out (30 s)', back)
+    for (const one of gone) await judge(world, report, one, 'it never returns, a broker sweeps; claim made to run out (30 s)', back)
     await kill(sweeping.child)
     await overAll(report, 'F14–F22 the invariants, worker never returned', second.ledger, second.mark)
   } finally {

@@ -77,9 +77,9 @@ const evidenceShown = (evidence: string | null): Shown[] => (evidence === null ?
 const grantShown = (grant: string | null): Shown[] => (grant === null ? [] : [{ kind: 'grant', id: claimOf(grant, 'jti') }])
 
 export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySignalMs = 1_000, gate: Gate = async () => {}): Clients {
-  const send: typeof sendNow = async (...request) => {
+  const send: typeof sendNow = async (method, url, ...rest) => {
     await gate()
-    return sendNow(...request)
+    return sendNow(method, url.replace(at.url, at.door), ...rest)
   }
   const json = { 'content-type': 'application/json' }
   const operator = { ...json, authorization: `Bearer ${world.operatorToken}` }

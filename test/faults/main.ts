@@ -12,7 +12,9 @@ import { queueCases } from './cases-queue.js'
 import { changedLater, redisCases } from './cases-redis.js'
 import { revokeCases } from './cases-revoke.js'
 import { storeCases } from './cases-store.js'
+import { issueTwiceCases, revokeTwiceCases } from './cases-twice.js'
 import { vaultCases } from './cases-vault.js'
+import { catalogueCase } from './catalogue.js'
 import { randomRuns } from './random.js'
 import { newReport, say, writeReport } from './report.js'
 import { sinkCases } from './sinks.js'
@@ -74,6 +76,7 @@ async function main(): Promise<number> {
     if (wanted('issue', 'vault')) await vaultCases(world, report)
     if (wanted('issue', 'issue')) await issueCases(world, report, seed)
     if (wanted('issue', 'bundle')) await bundleCases(world, report)
+    if (wanted('issue', 'issue-twice')) await issueTwiceCases(world, report, { seed, isLong: values.long })
     // What was killed inside a mint waits for a listing 110 s later (security.md 3.4): those runs come first, and their wait passes beside the others.
     if (wanted('revoke', 'random')) await randomRuns(world, report, { runs: 3, seed })
     if (wanted('revoke', 'answers')) await Promise.all([answerCases(world, report), clockCases(world, report)])
@@ -81,10 +84,12 @@ async function main(): Promise<number> {
     if (wanted('revoke', 'redis')) await redisCases(world, report, seed)
     if (wanted('revoke', 'queue')) await Promise.all([stillCases(world, report, () => queueCases(world, report)), embeddedCases(world, report)])
     if (wanted('revoke', 'revoke')) await revokeCases(world, report, values.long)
+    if (wanted('revoke', 'revoke-twice')) await revokeTwiceCases(world, report, { seed, isLong: values.long })
     if (wanted('revoke', 'irrevocable')) await irrevocableCases(world, report, values.long)
     await later?.(report)
     await settled(world, report)
     await sinkCases(world, report)
+    if (!only && walks.length === WALKS.length) await catalogueCase(report)
     writeReport(values.report, report.counts)
     return report.end()
   } finally {

@@ -49,11 +49,18 @@ export async function when(what: string, isSo: () => Promise<boolean> | boolean,
   for (const since = performance.now(); !(await isSo()); await sleep(20)) if (performance.now() - since > ms) throw new Error(`it never came to this: ${what}`)
 }
 
-/** What earlier cases left waiting for a listing is looked at every 5 s, by whoever sweeps: not by the workers of a case that stop or die at the first row. */
-export async function putOff(world: World): Promise<void> {
+/**
+ * What earlier cases left waiting for a listing is looked at every 5 s, by whoever sweeps: not by the workers of a case that stop or die at the first row.
+ * @param but this row.
+ */
+export async function putOff(world: World, but = ''): Promise<void> {
+  // Also of a worker that was killed over it, whose claim runs out meanwhile.
   await world.rows(
     'store',
-    `update curfew.credentials set next_attempt_at = curfew.now() + interval '90 s', version = version + 1 where state in ('revoking', 'stuck') and claimed_until is null`,
+    `update curfew.credentials
+     set next_attempt_at = greatest(next_attempt_at, curfew.now() + interval '90 s'), version = version + case when claimed_until is null then 1 else 0 end
+     where state in ('revoking', 'stuck') and id <> $1`,
+    [but],
   )
 }
 

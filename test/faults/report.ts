@@ -19,6 +19,8 @@ export interface Case {
 
 export interface Report {
   readonly counts: { passed: number; failed: number; pending: number }
+  /** Of the cases that came to their end. */
+  readonly names: readonly string[]
   /** Runs one case; the text that it answers is what was seen. */
   case(name: string, act: (c: Case) => Promise<string>, over?: { readonly ledger: Ledger; readonly mark: number }): Promise<void>
   /** The last line, and the code to end with. */
@@ -28,8 +30,10 @@ export interface Report {
 export function newReport(world: World): Report {
   const counts = { passed: 0, failed: 0, pending: 0 }
   const sum = { violations: 0, lost: 0, orphans: 0 }
+  const names: string[] = []
   return {
     counts,
+    names,
     async case(name, act, over) {
       const since = performance.now()
       const bad = { violations: [] as string[], lost: [] as string[], orphans: [] as string[] }
@@ -49,6 +53,7 @@ export function newReport(world: World): Report {
             return { slowestMs: Math.round(Math.max(0, ...found.rows.map(r => r.late_ms ?? 0))), rows: found.rows.length }
           },
         })
+        names.push(name)
       } catch (cause) {
         bad.violations.push(`the case did not come to its end: ${cause instanceof Error ? cause.message : String(cause)}`)
       }

@@ -37,7 +37,10 @@ export const SIGNAL_SOURCE = 'edr'
 export const AUDIENCE = 'https://orders.faults/'
 
 export interface Endpoint {
+  /** The public one: several brokers may go by it, as replicas do. */
   readonly url: string
+  /** Where this one listens. */
+  readonly door: string
   readonly port: number
   readonly internal: number
 }
@@ -80,7 +83,8 @@ export interface World {
   readonly ownSecrets: readonly string[]
   /** The most memory that any broker or worker was seen with, in MB. */
   peakMb(): number
-  endpoint(): Promise<Endpoint>
+  /** @param of whose public URL it has; its own, when left out. */
+  endpoint(of?: Endpoint): Promise<Endpoint>
   broker(start?: Start): Promise<Broker>
   worker(start?: Start): Promise<Child>
   rows<R extends pg.QueryResultRow>(of: 'store' | 'target', text: string, params?: unknown[]): Promise<R[]>
@@ -239,9 +243,10 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
     for (const child of children) if (!child.hasEnded()) peak = Math.max(peak, residentMb(child.mark.pid))
   }, 500)
   watch.unref()
-  const endpoint = async (): Promise<Endpoint> => {
+  const endpoint = async (of?: Endpoint): Promise<Endpoint> => {
     const port = await freePort()
-    return { url: `http://127.0.0.1:${port}`, port, internal: await freePort() }
+    const door = `http://127.0.0.1:${port}`
+    return { url: of?.url ?? door, door, port, internal: await freePort() }
   }
   const configOf = (name: string, at: Endpoint, start: Start, level: string): string => {
     const path = join(dir, `${name}.yaml`)
@@ -280,7 +285,7 @@ async function startersOf(place: Place): Promise<Pick<World, 'endpoint' | 'broke
         command: process.execPath,
         args: node('src/main.js', configOf(name, at, start, 'warn'), start),
         env: armed(start),
-        ready: async () => (await call('GET', `${at.url}/readyz`)).status === 200,
+        ready: async () => (await call('GET', `${at.door}/readyz`)).status === 200,
       })
       children.push(child)
       return { ...at, child }

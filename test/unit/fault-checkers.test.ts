@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { BREAKS } from '../faults/broken.js'
+import { INJECTED, idsIn } from '../faults/catalogue.js'
 import { type AuditRow, acceptedTooLong, acknowledged, evidenceFirst, type Findings, nothingReturns, outages, type Row } from '../faults/invariants.js'
 import { type Bounds, type Entry, type Held, type Ledger, newLedger, noteEnd, type Shown } from '../faults/ledger.js'
 import { type CredentialRow, outlives, type TaskRow, widened } from '../faults/narrowing.js'
@@ -250,5 +251,16 @@ describe('what a run is broken with on purpose', () => {
     const found = statements.map(text => text.slice(1, -1)).filter(text => statement.test(text))
     expect(found.length).toBeGreaterThan(0)
     for (const text of found) expect(text).toMatch(guard)
+  })
+})
+
+describe('the catalogue', () => {
+  it('counts a fault where it is injected, and not where its twin or its aftermath is looked at', () => {
+    expect(idsIn('F14–F16, F39 kill -9 twice in a row')).toEqual(expect.arrayContaining(['F14', 'F15', 'F16', 'F39']))
+    expect(idsIn('F29, F32 twin: the same acts')).toEqual([])
+    expect(idsIn('F14–F22 the invariants, worker returned')).toEqual([])
+    expect(idsIn('I8 the audit cannot be written')).toEqual([])
+    expect(INJECTED).toHaveLength(32)
+    expect(INJECTED).toEqual(expect.arrayContaining(['F01', 'F25', 'F26', 'F44']))
   })
 })
