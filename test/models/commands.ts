@@ -7,7 +7,7 @@ import type { Task } from '../../src/domain/task.js'
 import { attestation, context, newTask, operator } from '../conformance/store/fixtures.js'
 import { type Place, Walk } from './failpoint.js'
 import type { Monitor } from './monitor.js'
-import { type Process, signal, type World } from './world.js'
+import { AT_VAULT, type Delivered, LOCAL, type Process, signal, type World } from './world.js'
 
 /** What the twin knows beside M1's state: what was promised to whom. */
 export interface Known {
@@ -23,10 +23,10 @@ export interface Known {
   faulty: boolean
 }
 interface Issuing {
-  readonly walk: ReturnType<Process['issue']>
+  readonly walk: ReturnType<Process['issue']> | ReturnType<Process['bundle']>
   readonly by: Process
   readonly task: Task
-  readonly id: CredentialId | null
+  readonly ids: readonly CredentialId[]
   /** Seconds. */
   readonly begunAt: number
   stoppedAt: number
@@ -68,6 +68,8 @@ export class Step implements AsyncCommand<Known, Real> {
 
 const SETTLED: readonly unknown[] = ['issue.5a', 'issue.5b', 'issue.6'] satisfies Place[]
 const ISSUE_PLACES: readonly Place[] = ['issue.3', 'issue.4a', 'issue.4b', 'in flight', 'issue.4c', 'issue.5a', 'issue.5b', 'issue.6']
+/** Its token is signed when its user has been made. */
+const BUNDLE_PLACES: readonly Place[] = [...ISSUE_PLACES.slice(0, 5), 'signed', ...ISSUE_PLACES.slice(5)]
 const REVOKE_PLACES: readonly Place[] = ['revoke.1', 'revoke.2']
 const DESTROY_PLACES: readonly Place[] = ['revoke.3a', 'revoke.3b', 'revoke.3c', 'revoke.4']
 const LOSSES = [/auth\/token\/create/, /database\/creds/, /renew-accessor/, /revoke-accessor/, /leases\/revoke/, /lookup/]
@@ -92,7 +94,8 @@ async function taskFor(m: Known, { world: { store } }: Real, n: number): Promise
   const open = m.tasks.filter(t => t.open && t.task.deadlineAt.getTime() - store.clock.now().getTime() > 60_000)
   if (open.length > 0 && n % 3 > 0) return pick(open, n).task
   const from = attestation(store, { identity: pick(IDENTITIES, n), evidenceAt: store.clock.now() })
-  const task = await store.tasks.open(newTask(store, { attestation: from, lifeSeconds: 7_200 }), [], [], context)
+  const capabilities = [AT_VAULT.name, LOCAL.name]
+  const task = await store.tasks.open(newTask(store, { attestation: from, capabilities, lifeSeconds: 7_200 }), [], [], context)
   m.tasks.push({ task, open: true })
   return task
 }
@@ -101,14 +104,14 @@ async function taskFor(m: Known, { world: { store } }: Real, n: number): Promise
 async function goOn(m: Known, r: Real, entry: Issuing, place: Place | null): Promise<void> {
   const { walk, task } = entry
   const from = walk.at
-  const closed = entry.id !== null && r.monitor.seen.get(entry.id)?.st === 'closed'
+  const closed = entry.ids.some(id => r.monitor.seen.get(id)?.st === 'closed')
   const [age, slept] = [seconds() - entry.begunAt, seconds() - entry.stoppedAt]
   const known = new Set(r.monitor.seen.keys())
   await walk.to(place)
   if (!walk.outcome) {
     await r.monitor.look()
-    const id = entry.id ?? [...r.monitor.seen.keys()].find(k => !known.has(k)) ?? null
-    m.issuing.push({ ...entry, id, stoppedAt: seconds() })
+    const ids = entry.ids.length > 0 ? entry.ids : [...r.monitor.seen.keys()].filter(k => !known.has(k))
+    m.issuing.push({ ...entry, ids, stoppedAt: seconds() })
     return
   }
   const why = `stopped at ${from}, ${Math.round(age)} s old, ${closed ? 'closed' : 'open'}`
@@ -118,21 +121,23 @@ async function goOn(m: Known, r: Real, entry: Issuing, place: Place | null): Pro
     if (open && !closed && age < SOON && slept < SOON && !m.sealed && !m.faulty) throw new Error(`refused without need; ${why}`, { cause: walk.outcome.reason })
     return
   }
-  const { credential } = walk.outcome.value
-  const told = await r.world.store.audit.list({ subject: credential.id, kind: 'credential.issued', limit: 2 })
-  expect(told, `I4: handed over before it was written down; ${why}`).toHaveLength(1)
+  const issued = [walk.outcome.value].flat() as readonly Delivered[]
+  for (const { credential } of issued) {
+    const told = await r.world.store.audit.list({ subject: credential.id, kind: 'credential.issued', limit: 2 })
+    expect(told, `I4: handed over before it was written down; ${why}`).toHaveLength(1)
+  }
   if (closed && !SETTLED.includes(from)) throw new Error(`R13: handed over although its row was closed; ${why}`)
   // At issue.6 it has passed the last look at the clock: what leaves then was active, and is refused if it was ended meanwhile.
   if (SETTLED.includes(from) && from !== 'issue.6' && slept > 10) throw new Error(`R13: handed over by a process that slept; ${why}`)
   if (m.sealed && from === null) throw new Error('handed over while Vault is sealed')
-  m.delivered.add(credential.id)
+  for (const { credential } of issued) m.delivered.add(credential.id)
 }
 
-async function issue(m: Known, r: Real, n: number, until: Place | null): Promise<void> {
+async function issue(m: Known, r: Real, n: number, until: Place | null, what: 'issue' | 'bundle' = 'issue'): Promise<void> {
   if (!r.api) return
   const task = await taskFor(m, r, n)
-  const walk = r.api.issue(task, { ttlSeconds: pick(TTLS, n) })
-  await goOn(m, r, { walk, by: r.api, task, id: null, begunAt: seconds(), stoppedAt: seconds() }, until)
+  const walk = r.api[what](task, { ttlSeconds: pick(TTLS, n) })
+  await goOn(m, r, { walk, by: r.api, task, ids: [], begunAt: seconds(), stoppedAt: seconds() }, until)
 }
 
 async function die(m: Known, r: Real, which: 'api' | 'worker'): Promise<void> {
@@ -176,6 +181,12 @@ const byWorker = async (r: Real, verb: 'sweep' | 'reconcile') => {
   ).toEqual([])
 }
 
+async function crash(m: Known, r: Real, n: number, what: 'issue' | 'bundle'): Promise<void> {
+  const { api } = r
+  await issue(m, r, n >> 3, pick(what === 'issue' ? ISSUE_PLACES : BUNDLE_PLACES, n), what)
+  if (api && m.issuing.at(-1)?.by === api) await die(m, r, 'api')
+}
+
 const ACTS: Readonly<Record<string, Act>> = {
   issue: (m, r, n) => issue(m, r, n, null),
   /** Stops somewhere: slow, or stopped by SIGSTOP. */
@@ -188,11 +199,10 @@ const ACTS: Readonly<Record<string, Act>> = {
   },
   complete: (m, r, n) => end(m, r, m.tasks.length > 0 ? { kind: 'task', key: pick(m.tasks, n).task.id } : null, 'completed', null),
   revoke: (m, r, n) => end(m, r, selectorFor(m, r, n), 'requested', null),
-  async crashIssuing(m, r, n) {
-    const { api } = r
-    await issue(m, r, n >> 3, pick(ISSUE_PLACES, n))
-    if (api && m.issuing.at(-1)?.by === api) await die(m, r, 'api')
-  },
+  crashIssuing: (m, r, n) => crash(m, r, n, 'issue'),
+  bundle: (m, r, n) => issue(m, r, n, null, 'bundle'),
+  stallBundle: (m, r, n) => issue(m, r, n >> 3, pick(BUNDLE_PLACES, n), 'bundle'),
+  crashBundle: (m, r, n) => crash(m, r, n, 'bundle'),
   crashRevoking: (m, r, n) => end(m, r, selectorFor(m, r, n >> 1), 'requested', pick(REVOKE_PLACES, n)),
   async crashDestroying(m, r, n) {
     const { worker } = r
@@ -234,6 +244,9 @@ export const WEIGHTS: Readonly<Record<string, number>> = {
   complete: 2,
   revoke: 4,
   crashIssuing: 3,
+  bundle: 2,
+  stallBundle: 3,
+  crashBundle: 2,
   crashRevoking: 1,
   crashDestroying: 2,
   restart: 5,

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Text, WEIGHTS } from './commands.js'
 import { FAILPOINTS, visited } from './failpoint.js'
-import { NAIVE, NOWAIT, noCas, unguarded } from './mistakes.js'
+import { NAIVE, NOWAIT, noCas, PIECEMEAL, unguarded } from './mistakes.js'
 import { movableTime, pgliteStores, plainStores, type Time } from './stores.js'
 import { runWalk, stepsOf, type Twin, walks } from './twin.js'
 
@@ -74,7 +74,7 @@ describe('issuing and revoking, as model M1 (I1, I2, I3, I4)', () => {
   it(`every walk ends with nothing left that should not be, over maps (${RUNS} walks)`, { timeout: MINUTE + RUNS * 200 }, async () => {
     await mustHold({ stores: plainStores(), time }, RUNS)
     // The walks came everywhere, or they have shown nothing.
-    for (const place of [...FAILPOINTS, 'in flight' as const]) expect(visited.get(place), `a walk stopped at ${place}`).toBeGreaterThan(0)
+    for (const place of [...FAILPOINTS, 'in flight' as const, 'signed' as const]) expect(visited.get(place), `a walk stopped at ${place}`).toBeGreaterThan(0)
   })
 
   describe('can fail', () => {
@@ -103,6 +103,11 @@ describe('issuing and revoking, as model M1 (I1, I2, I3, I4)', () => {
       await runWalk(twin, stepsOf(OVERTAKEN))
       await unguarded(database.sql, () => expect(runWalk(twin, stepsOf(OVERTAKEN))).rejects.toThrow(/R13|a state came back/))
     })
+    it('and finds a bundle of which some parts are active (PIECEMEAL)', () =>
+      mustFind({ stores: plainStores(), time, mistake: PIECEMEAL }, /of the 2 parts of bundle-\d+ 1 were active/, {
+        length: 20,
+        weights: { stallBundle: 4, resume: 3, revoke: 3 },
+      }))
     it('and finds a row called revoked while a read may be in flight (NOWAIT)', () =>
       mustFind({ stores: plainStores(), time, mistake: NOWAIT }, /called revoked lives/))
   })

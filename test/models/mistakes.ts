@@ -55,6 +55,22 @@ export const noCas =
     },
   })
 
+/** The parts of a bundle are settled one after the other: a transaction each. */
+export const PIECEMEAL: Mistake = ({ store, ...parts }) => ({
+  ...parts,
+  store: {
+    ...store,
+    credentials: {
+      ...store.credentials,
+      async settle(made, context) {
+        const settled: Credential[] = []
+        for (const one of made) settled.push(...((await store.credentials.settle([one], context)) ?? []))
+        return settled.length === made.length ? settled : null
+      },
+    },
+  },
+})
+
 /** Runs `act` without the trigger that refuses what no statement of ours tries. */
 export async function unguarded(sql: Sql, act: () => Promise<void>): Promise<void> {
   await sql.query('alter table curfew.credentials disable trigger guard_state')

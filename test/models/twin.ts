@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import { expect } from 'vitest'
 import { endAll, heal, type Known, look, nothingKnown, type Real, Step, type Text, WEIGHTS } from './commands.js'
-import { expectAtRest, expectTold, monitorOf, upstream } from './monitor.js'
+import { expectAtRest, expectTold, expectWhole, monitorOf, upstream } from './monitor.js'
 import type { Stores, Time } from './stores.js'
 import { type Mistake, makeWorld, type Process, signal, type World } from './world.js'
 
@@ -44,6 +44,7 @@ export async function runWalk(twin: Twin, steps: Iterable<fc.AsyncCommand<Known,
     ).toEqual([])
     for (const id of known.delivered) expect(await world.store.credentials.live(id), `I1: ${id} is accepted after its task`).toBeNull()
     await expectTold(world.store, rows)
+    await expectWhole(world.store)
   } finally {
     await Promise.all([real.api?.die(), real.worker?.die()])
     await world.close()

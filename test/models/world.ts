@@ -15,7 +15,7 @@ import { DATABASE_PARAMETERS, vaultDatabaseEngine } from '../../src/engines/vaul
 import { vaultUpstream } from '../../src/engines/vault-upstream.js'
 import type { CredentialEngine, PolicyEngine, Signer, Store } from '../../src/ports.js'
 import { type MemoryQueue, memoryQueue } from '../../src/queue/memory.js'
-import { capability, DIGEST, mark } from '../conformance/store/fixtures.js'
+import { capability, DIGEST, mark, unique } from '../conformance/store/fixtures.js'
 import { type FakeVault, fakeVault } from '../fake-vault.js'
 import { FAILPOINTS, type Place, reached, Walk, wanted } from './failpoint.js'
 import { Life, type Order, sessionOf } from './life.js'
@@ -56,10 +56,13 @@ export interface Process {
   /** Now and for good: what it awaits never comes, what it sent has been sent. */
   die(): Promise<void>
   issue(task: Task, options?: { ttlSeconds?: number; capability?: string; proof?: Mark }): Walk<Delivered>
+  /** A database user and a token: all or none. Its audit rows bear a request id of its own, which begins with BUNDLE. */
+  bundle(task: Task, options?: { ttlSeconds?: number; proof?: Mark }): Walk<readonly Delivered[]>
   /** Works everything that waits in the queue. */
   work(): Promise<void>
 }
 
+export const BUNDLE = 'bundle'
 export const AT_VAULT = capability({ name: 'db/orders-ro', engine: 'vault-database' })
 /** Made by a local computation: recorded in the one transaction after signing. */
 export const LOCAL = { ...capability({ name: 'api/orders-ro', engine: 'jwt', revocation: 'instant' }), audience: 'orders' }
@@ -221,6 +224,13 @@ function processOver(broker: Broker, life: Life, store: Store, queue: MemoryQueu
         const ask = { capability, ttlSeconds, params: {}, evidence: null, idempotency: null }
         const { credential, secret } = await broker.issue({ task, jkt: task.jkt, marks: [proof] }, ask, null, signal())
         return { credential, fields: secret.reveal() }
+      }, ISSUE_PLACES),
+    bundle: (task, { ttlSeconds = 600, proof = mark(store, { namespace: 'dpop:k' }) } = {}) =>
+      new Walk(async () => {
+        const parts = [AT_VAULT, LOCAL].map(c => ({ capability: c.name, ttlSeconds, params: {} }))
+        const ask = { parts, evidence: null, idempotency: null }
+        const issued = await broker.issueBundle({ task, jkt: task.jkt, marks: [proof] }, ask, unique(BUNDLE), signal())
+        return issued.map(({ credential, secret }) => ({ credential, fields: secret.reveal() }))
       }, ISSUE_PLACES),
     work: async () => void (await queue.run(handlers, { until: store.clock.now(), limit: 500 })),
   }
