@@ -11,6 +11,7 @@ export interface ErrorPage {
 
 /** The strict profile of tokens: the same words wherever a token is read. */
 const TOKEN = {
+  duplicate_member: 'A member of its header or its claims stands twice.',
   token_too_large: 'The token is longer than 8 KiB, or one of its parts is longer than is read.',
   malformed_token: 'It is not exactly three canonical base64url parts that hold JSON objects (RFC 7515, compact form).',
   header_refused: 'The header has a member that is refused: `crit`, `b64`, `zip`, `jku`, `x5u`, `jwk` outside a proof.',
@@ -26,6 +27,22 @@ const TOKEN = {
   life_too_long: 'The token lives longer than is allowed for its issuer.',
   audience_mismatch: 'The `aud` is not this server. Ask the provider for a token with the server’s URL as its audience.',
   issuer_mismatch: 'The `iss` is not exactly that of the issuer.',
+}
+
+/** The same profile, where the token is the proof. */
+const PROOF = {
+  malformed_token: 'The proof is no compact signed token.',
+  token_too_large: 'The proof is longer than 8 KiB.',
+  duplicate_member: 'A member of its header or its claims stands twice.',
+  header_refused: 'The header may have `alg`, `typ`, `jwk` and `kid`, and nothing else.',
+  payload_refused: 'Its claims are no JSON object as is read here.',
+  algorithm_refused: 'The `alg` is not ES256 or RS256, or not that of the key.',
+  type_refused: 'The `typ` is not dpop+jwt.',
+  signature_invalid: 'The signature does not verify by the key in the header.',
+  key_private: 'The header holds a private key: it is no secret any more.',
+  key_symmetric: 'The header holds a symmetric key.',
+  key_malformed: 'The key in the header is not on its curve.',
+  key_weak: 'The key in the header is too weak, or known to be.',
 }
 
 const ENDED = {
@@ -48,6 +65,7 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
       parameter_missing: 'A parameter that is required is missing or empty (an empty value counts as absent, RFC 6749 section 3.2).',
       parameter_unexpected: 'A parameter that belongs to another grant, or whose partner is missing.',
       capability_repeated: 'A bundle names a capability twice. Its parts are told apart by their capabilities.',
+      header_repeated: 'A header that may come once came twice.',
       parameter_repeated: 'A parameter stands twice (RFC 6749 section 3.2).',
       not_json: 'The text is not JSON as RFC 8259 has it.',
       duplicate_member: 'A JSON member stands twice: two readers could see two requests.',
@@ -112,6 +130,8 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
       operator_refused: 'This is no operator token of this broker, or the operator is disabled.',
       guard_refused: 'This is no guard key of this broker, or the guard is disabled.',
       hook_refused: 'The event is not signed by a registered source.',
+      source_unknown: 'No source of signals has that name.',
+      signature_malformed: 'The signature is not written as documented: t=<seconds>,v1=<hexadecimal>.',
       signature_old: 'The signal was signed too long ago.',
       token_missing: 'A token is required.',
       inactive: 'The token is not active: expired, revoked, or not for this audience.',
@@ -128,6 +148,7 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
     means: 'The proof of possession (RFC 9449) is missing or does not fit this request. Nothing was used up.',
     next: 'Make a new proof for this method and this URL with the key that the token is bound to, and send it in one DPoP header.',
     reasons: {
+      ...PROOF,
       proof_missing: 'One DPoP header is required.',
       proof_repeated: 'Exactly one DPoP header is allowed.',
       replayed: 'This proof was used before. Each request has a proof of its own.',
@@ -144,7 +165,6 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
       proof_in_future: 'The proof is more than 60 seconds ahead: a clock is wrong.',
       jwk_missing: 'The header holds no `jwk`.',
       jwk_refused: 'The `jwk` is symmetric, private or of a kind that is not used here.',
-      malformed_token: 'The proof is no compact signed token.',
     },
   },
   policy_denied: {

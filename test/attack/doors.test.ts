@@ -405,6 +405,7 @@ describe('vectors from outside', () => {
       expect(held.plain).toBeGreaterThan(300)
       expect(held.refused).toBeGreaterThan(20)
     },
+    60_000,
   )
   it('P-resource an unknown resource, and one that no capability is for', async () => {
     const details = JSON.stringify([{ type: `${SERVER}/rar/task/v1`, purpose: 'x', capabilities: ['demo/orders-ro'] }])

@@ -229,8 +229,10 @@ describe('T69 one kind of assertion as another', () => {
     expect(word(await asks({ ...form, client_id: AGENT }))).toBe('401 invalid_client client_assertion_missing')
     expect(word(await asks({ ...form, client_id: AGENT, client_secret: 'x' }))).toBe('401 invalid_client client_secret_refused')
     expect(word(await asks({ ...form, client_assertion: assertion }))).toBe('400 invalid_request parameter_missing')
-    for (const type of [PRIVATE_KEY.toUpperCase(), `${PRIVATE_KEY} `, 'urn:ietf:params:oauth:client-assertion-type:saml2-bearer', 'constructor'])
+    for (const type of [PRIVATE_KEY.toUpperCase(), `${PRIVATE_KEY} `, 'urn:ietf:params:oauth:client-assertion-type:saml2-bearer', 'constructor']) {
       expect(word(await asks({ ...form, client_assertion: assertion, client_assertion_type: type }))).toBe('401 invalid_client client_assertion_type_refused')
+      expect((await reasons())[0]).toBe('client_assertion_type_refused')
+    }
     expect(word(await asks({ ...form, client_assertion: assertion, client_assertion_type: PRIVATE_KEY }))).toBe('200 granted')
   })
 })
