@@ -59,7 +59,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
   const oidcIssuer = z.strictObject({
     ...issuerCommon,
     kind: z.literal('oidc'),
-    profile: z.enum(['github', 'kubernetes', 'generic']),
+    profile: z.enum(['github', 'gitlab', 'buildkite', 'circleci', 'kubernetes', 'generic']),
     issuer: httpUrl,
     keys: keySource.default({ discovery: true }),
     /** Defaults to the server's own URL. */
@@ -75,7 +75,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     /** Claims that must have one of these values: what pins a shared issuer to a tenant. */
     pin: z.record(text(100), z.array(text(255)).min(1)).default({}),
     replay: z.enum(['single_use', 'bounded', 'reusable']).optional(),
-    /** GitHub: events beside push, schedule, workflow_dispatch and release that may ask, by name. */
+    /** GitHub: events beside push, schedule, workflow_dispatch, release and pull_request that may ask, by name. GitLab: pipeline sources beside push, web, schedule, api, merge_request_event and the pipelines that others start. */
     allowEvents: z.array(text(60)).default([]),
     /** generic: the claims that make the identity, and those that policy may read. */
     identityClaims: z.array(text(100)).min(1).default(['sub']),
@@ -193,16 +193,36 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
   })
 
   /** Who may say that a job run is over: one webhook of a CI provider. */
-  const hook = z.strictObject({
+  const hookCommon = {
     name,
-    kind: z.literal('github'),
     /** The trust issuer whose runs it speaks about. */
     issuer: name,
     /** The webhook's own secret. */
     secret,
-    /** `repository_owner_id` of those whose runs it may end. */
-    owners: z.array(z.string().regex(/^[1-9]\d{0,19}$/, 'must be a number in quotes: a repository_owner_id')).min(1),
-  })
+  }
+  const ids = (what: string) => z.array(z.string().regex(/^[1-9]\d{0,19}$/, `must be a number in quotes: a ${what}`)).min(1)
+  const hook = z.discriminatedUnion('kind', [
+    z.strictObject({
+      ...hookCommon,
+      kind: z.literal('github'),
+      /** `repository_owner_id` of those whose runs it may end. */
+      owners: ids('repository_owner_id'),
+    }),
+    z.strictObject({
+      ...hookCommon,
+      kind: z.literal('gitlab'),
+      /** True: the secret is a signing token (`whsec_…`) and every event is signed. False: it is the secret token that GitLab sends along. */
+      signed: z.boolean().default(true),
+      /** `project_id` of those whose jobs it may end. Namespaces are not offered: an event names its project by number, its namespace by a name that is given out again. */
+      projects: ids('project_id'),
+    }),
+    z.strictObject({
+      ...hookCommon,
+      kind: z.literal('buildkite'),
+      /** `pipeline_id` of those whose jobs it may end. */
+      pipelines: z.array(z.string().regex(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/, 'must be a pipeline_id')).min(1),
+    }),
+  ])
 
   const shape = z.strictObject({
     /** `dev` admits memory kinds, http and loopback; never say it in production. */
@@ -315,6 +335,10 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
         if (shared && !shared.some(claim => issuer.pin[claim])) {
           refuse(['issuers', i, 'pin'], `this issuer serves many tenants: pin one of ${shared.join(', ')}, or anybody with an account there may ask`)
         }
+        const claim = PROFILE_ISSUER[issuer.profile]
+        if (claim && new URL(issuer.issuer).host === claim.host && !claim.form.test(issuer.issuer)) refuse(['issuers', i, 'issuer'], claim.message)
+        if (issuer.audience !== undefined && isDefaultAudience(issuer.profile, issuer.issuer, issuer.audience))
+          refuse(['issuers', i, 'audience'], 'is what every token of this provider is for by default: whoever is given one could use it here')
         if (config.mode === 'production' && !issuer.internal && !issuer.issuer.startsWith('https://'))
           refuse(['issuers', i, 'issuer'], 'must be https unless the issuer is marked internal')
       }
@@ -336,11 +360,12 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       const issuer = config.issuers.find(x => x.name === h.issuer)
       if (sources.has(h.name)) refuse(['hooks', i, 'name'], `is the name of a signal source: ${h.name}`)
       if (!issuer) refuse(['hooks', i, 'issuer'], `names no trust issuer: ${h.issuer}`)
-      else if (issuer.kind !== 'oidc' || issuer.profile !== 'github') refuse(['hooks', i, 'issuer'], 'is not an issuer of profile github')
+      else if (issuer.kind !== 'oidc' || issuer.profile !== h.kind) refuse(['hooks', i, 'issuer'], `is not an issuer of profile ${h.kind}`)
       else {
-        const pinned = issuer.pin.repository_owner_id
-        for (const [j, o] of h.owners.entries())
-          if (pinned && !pinned.includes(o)) refuse(['hooks', i, 'owners', j], `is outside the pin of issuer ${issuer.name}: nothing of it can exist here`)
+        const { at, claim, ids } = scopeOf(h)
+        const pinned = issuer.pin[claim]
+        for (const [j, o] of ids.entries())
+          if (pinned && !pinned.includes(o)) refuse(['hooks', i, at, j], `is outside the pin of issuer ${issuer.name}: nothing of it can exist here`)
       }
     }
     for (const [i, r] of config.signals.rules.entries()) {
@@ -356,12 +381,45 @@ export type SpiffeIssuerConfig = Extract<IssuerConfig, { kind: 'spiffe' }>
 export type RegisteredIssuerConfig = Extract<IssuerConfig, { kind: 'registered' }>
 export type VaultConfig = NonNullable<Config['vault']>
 export type VaultAuth = VaultConfig['issuer']
+export type HookConfig = Config['hooks'][number]
+
+/** What a hook is registered for: where it stands, the claim of evidence that it is compared with, and its values. */
+export function scopeOf(hook: HookConfig): { at: string; claim: string; ids: readonly string[] } {
+  switch (hook.kind) {
+    case 'github':
+      return { at: 'owners', claim: 'repository_owner_id', ids: hook.owners }
+    case 'gitlab':
+      return { at: 'projects', claim: 'project_id', ids: hook.projects }
+    case 'buildkite':
+      return { at: 'pipelines', claim: 'pipeline_id', ids: hook.pipelines }
+    default:
+      return hook satisfies never
+  }
+}
+
+/** Issuers that are one for each organization: the address without it, or another form of it, is nobody's. */
+const PROFILE_ISSUER: Partial<Record<OidcIssuerConfig['profile'], { host: string; form: RegExp; message: string }>> = {
+  circleci: {
+    host: 'oidc.circleci.com',
+    form: /^https:\/\/oidc\.circleci\.com\/org\/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/,
+    message: 'is not the issuer of one organization: https://oidc.circleci.com/org/<organization id>',
+  },
+}
+
+/** A job hands such tokens to all kinds of services; each of them could hand it on to us (P10). */
+function isDefaultAudience(profile: OidcIssuerConfig['profile'], issuer: string, audience: string): boolean {
+  if (profile === 'github') return /^https:\/\/github\.com\/[^/]+\/?$/.test(audience)
+  if (profile === 'gitlab') return audience === issuer
+  if (profile === 'buildkite') return /^https:\/\/buildkite\.com\//.test(audience)
+  if (profile === 'circleci') return issuer.endsWith(`/org/${audience}`)
+  return false
+}
 
 /** The claims of which one must be pinned before an issuer that signs for everybody may load (T33, P9). Null: one tenant only. */
 function sharedIssuer(issuer: string): readonly string[] | null {
   if (/^https:\/\/token\.actions\.githubusercontent\.com(\/|$)/.test(issuer)) return ['repository_id', 'repository_owner_id', 'enterprise_id']
   if (issuer === 'https://gitlab.com') return ['namespace_id', 'project_id']
-  if (issuer === 'https://agent.buildkite.com') return ['organization_id', 'organization_slug']
+  if (issuer === 'https://agent.buildkite.com') return ['organization_id']
   if (issuer === 'https://accounts.google.com') return ['google/compute_engine/project_id', 'sub', 'email']
   if (/^https:\/\/(sts\.windows\.net|login\.microsoftonline\.com)\//.test(issuer)) return ['tid', 'oid']
   return null

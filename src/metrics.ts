@@ -37,6 +37,7 @@ export function createMetrics(): Metrics {
   })
   const decisions = counter('curfew_decisions_total', 'Decisions of policy', ['result', 'code'])
   const refused = counter('curfew_attestation_failures_total', 'Evidence refused', ['code'])
+  const secondKeys = counter('curfew_evidence_second_key_total', 'Evidence tied to one key that came with another', ['issuer'])
   const revocations = counter('curfew_revocations_total', 'Acts of revocation', ['reason'])
   const ended = counter('curfew_credentials_revoking_total', 'Credentials that acts of revocation ended', ['reason'])
   const confirm = new Histogram({
@@ -68,6 +69,7 @@ export function createMetrics(): Metrics {
       },
       decided: (result, code) => decisions({ result, code }),
       attestationRefused: code => refused({ code }),
+      secondKey: issuer => secondKeys({ issuer }),
       revoked(reason, credentials) {
         revocations({ reason })
         ended({ reason }, credentials)

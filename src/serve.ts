@@ -1,6 +1,7 @@
 /** Owns a running API: the public and the internal listener over a composed app, and the loops of every replica. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { App } from './compose.js'
+import { scopeOf } from './config-schema.js'
 import { CLIENT_METHODS, type ClientMethod } from './domain/client-methods.js'
 import { CurfewError } from './domain/errors.js'
 import { byBroker } from './domain/revocation.js'
@@ -44,7 +45,13 @@ export function doorsOf(app: App, feed: Feed): Doors {
     paramsOf: c => app.deps.engines.get(c.engine)?.takes?.(c.parameters) ?? {},
     clientMethods: CLIENT_METHOD_NAMES.filter(name => app.config.issuers.some(i => i.enabled && i.kind === CLIENT_METHODS[name].attestor)),
     signalSources: app.config.signals.sources,
-    hooks: app.config.hooks,
+    hooks: app.config.hooks.map(h => ({
+      name: h.name,
+      kind: h.kind === 'gitlab' && !h.signed ? 'gitlab-token' : h.kind,
+      issuer: h.issuer,
+      secret: h.secret,
+      owners: scopeOf(h).ids,
+    })),
     hookCounted: app.deps.meter.hook,
     nonces: app.deps.nonces,
     sealDigest: app.sealDigest,

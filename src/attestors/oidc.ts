@@ -7,13 +7,16 @@ import type { Attestation, Evidence, Mark } from '../domain/workload.js'
 import type { Attestor } from '../ports.js'
 import type { AttestorDeps } from './deps.js'
 import { FILE_REFRESH_SECONDS, type IssuerKeys, issuerKeys, type KeySourceAnswer, readJson } from './keys.js'
+import { buildkite } from './profiles/buildkite.js'
+import { circleci } from './profiles/circleci.js'
 import { generic } from './profiles/generic.js'
 import { github } from './profiles/github.js'
+import { gitlab } from './profiles/gitlab.js'
 import { kubernetes } from './profiles/kubernetes.js'
 import { claimAt, type Profile, refuse } from './profiles/profile.js'
 import { peek } from './unverified.js'
 
-const PROFILES: Readonly<Record<OidcIssuerConfig['profile'], Profile>> = { github, kubernetes, generic }
+const PROFILES: Readonly<Record<OidcIssuerConfig['profile'], Profile>> = { github, gitlab, buildkite, circleci, kubernetes, generic }
 /** A mark outlives the evidence by the tolerance on its `exp`, and then some. Milliseconds. */
 const MARK_MARGIN_MS = 120_000
 

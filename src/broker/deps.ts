@@ -64,6 +64,8 @@ export interface Meter {
   issued(capability: string, issuer: string, result: 'ok' | 'failed', seconds: number): void
   decided(result: 'permitted' | 'denied', reason: string): void
   attestationRefused(reason: string): void
+  /** Evidence that is tied to one key came with another. */
+  secondKey(issuer: string): void
   revoked(reason: string, credentials: number): void
   confirmed(engine: string, seconds: number): void
   engineFailed(engine: string, step: string): void

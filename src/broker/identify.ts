@@ -1,7 +1,7 @@
 /** Verb: who asks. Choose the attestor on unverified text, believe only what it verified, look at the replay rule. */
 import { CLIENT_METHODS } from '../domain/client-methods.js'
 import { CurfewError } from '../domain/errors.js'
-import type { Attestation, Evidence, Mark } from '../domain/workload.js'
+import { type Attestation, type Evidence, type Mark, secondKey } from '../domain/workload.js'
 import type { BrokerDeps } from './deps.js'
 
 export async function identify(deps: BrokerDeps, evidence: Evidence, signal: AbortSignal): Promise<Attestation> {
@@ -26,6 +26,15 @@ export async function evidenceMarks(deps: BrokerDeps, attestation: Attestation, 
   if (!attestation.mark) return []
   const mark: Mark = attestation.replay === 'bounded' ? { ...attestation.mark, holder: jkt } : attestation.mark
   if (await deps.store.replay.seen(mark)) {
+    if (mark.holder !== undefined) {
+      // How a stolen token looks: for whoever watches, beside the audit row that every refusal leaves.
+      deps.meter.secondKey(attestation.issuer)
+      deps.log.warn(
+        { identity: attestation.identity, run: attestation.run, digest: attestation.digest },
+        'evidence came with a second key: it was copied, or the commands of its job do not share their key',
+      )
+      throw secondKey()
+    }
     throw new CurfewError('attestation_refused', 'this evidence was used before', {
       reason: 'replayed',
       field: 'subject_token',

@@ -1,7 +1,7 @@
 /** Verb: a provider says that a job run is over. The run begins nothing any more, and what it still has open ends as completed. */
 import { CurfewError } from '../domain/errors.js'
 import { namedId } from '../domain/ids.js'
-import { type EndedRun, type GithubRun, githubRun, LONGEST_RUN_SECONDS } from '../domain/run.js'
+import { type EndedRun, type JobRun, LONGEST_RUN_SECONDS, nameRun } from '../domain/run.js'
 import type { BrokerDeps } from './deps.js'
 import { revoke } from './revoke.js'
 
@@ -9,12 +9,14 @@ import { revoke } from './revoke.js'
 export interface HookSource {
   readonly name: string
   readonly issuer: string
-  /** Ids of repository owners. */
+  /** `JobRun.owner` of the runs that it may end. */
   readonly owners: readonly string[]
 }
 
-export interface RunReport extends GithubRun {
+export interface RunReport extends JobRun {
   readonly conclusion: string
+  /** Where the event names the owner, for the refusal. */
+  readonly ownerField: string
   /** Names of the delivery, each of them unique to it: one that was seen before makes it a repeat. */
   readonly delivery: readonly string[]
 }
@@ -25,9 +27,9 @@ export interface RunReport extends GithubRun {
  */
 export async function runEnded(deps: BrokerDeps, source: HookSource, report: RunReport, requestId: string | null): Promise<'accepted' | 'repeated'> {
   if (!source.owners.includes(report.owner))
-    throw new CurfewError('forbidden', 'this source may not speak about runs of that owner', { reason: 'hook_out_of_scope', field: 'repository.owner.id' })
+    throw new CurfewError('forbidden', 'this source may not speak about runs of that owner', { reason: 'hook_out_of_scope', field: report.ownerField })
   const { name, issuer } = source
-  const run: EndedRun = { issuerId: namedId('issuer', issuer), run: githubRun(issuer, report), source: name, conclusion: report.conclusion }
+  const run: EndedRun = { issuerId: namedId('issuer', issuer), run: nameRun(issuer, report), source: name, conclusion: report.conclusion }
   const until = new Date(deps.store.clock.now().getTime() + LONGEST_RUN_SECONDS * 1000)
   const marks = report.delivery.map(id => ({ namespace: `hook:${name}`, id, until }))
   try {

@@ -4,19 +4,20 @@ import type { IssuerId } from './ids.js'
 /** The longest that a runner may go on, of any provider: 35 days. */
 export const LONGEST_RUN_SECONDS = 3_024_000
 
-export interface GithubRun {
+/** By ids of the provider, none of which may hold a colon. */
+export interface JobRun {
+  /** Whom a source must be registered for to speak about it: an owner of repositories (GitHub), a project (GitLab, CircleCI), a pipeline (Buildkite). */
   readonly owner: string
-  readonly repository: string
-  readonly run: string
-  readonly attempt: string
-  /** The check run of the job, `''` where the issuer names none; EVERY_JOB for all jobs of the attempt. */
+  /** What the job is within, the widest first: GitHub's repository, run and attempt; a pipeline, a build, a workflow of the others. */
+  readonly within: readonly string[]
+  /** `''` where the issuer names none; EVERY_JOB for all jobs of it. */
   readonly job: string
 }
 
 export const EVERY_JOB = '*'
 
-/** With the owner: whoever may speak about one owner's runs can name no run of another (T73). */
-export const githubRun = (issuer: string, r: GithubRun): string => [issuer, r.owner, r.repository, r.run, r.attempt, r.job].join(':')
+/** With the owner first: whoever may speak about one owner's runs can name no run of another (T73). */
+export const nameRun = (issuer: string, r: JobRun): string => [issuer, r.owner, ...r.within, r.job].join(':')
 
 /** What all jobs of the same attempt share, as they are called together. */
 export const attemptOf = (run: string): string => `${run.slice(0, run.lastIndexOf(':'))}:${EVERY_JOB}`

@@ -1,5 +1,6 @@
 /** Owns what we believe about a caller after verifying its evidence: normalised, immutable, free of the provider's own format. */
 import type { ClientMethod } from './client-methods.js'
+import { CurfewError } from './errors.js'
 import type { IdentityId, IssuerId } from './ids.js'
 
 export type AttestorKind = 'oidc' | 'spiffe' | 'registered'
@@ -33,6 +34,14 @@ export interface Mark {
   readonly holder?: string
 }
 
+/** The refusal of bounded evidence that comes with another key than it first came with: it was copied, or its job did not keep its key. */
+export const secondKey = () =>
+  new CurfewError('attestation_refused', 'this evidence was used before, with another key', {
+    reason: 'second_key',
+    field: 'subject_token',
+    next: 'let every command of the job use the same key: the same user and home folder, or one `curfew run` around them',
+  })
+
 /** The marks of one-time grants: a child task is opened by each at most once. */
 export const GRANT_NAMESPACE = 'grant'
 
@@ -41,7 +50,7 @@ export interface Attestation {
   readonly issuer: string
   readonly issuerId: IssuerId
   readonly kind: AttestorKind
-  /** The provider profile that shaped the attributes: `github`, `kubernetes`, `generic`, `spiffe`, `registered`. */
+  /** The provider profile that shaped the attributes: `github`, `gitlab`, `kubernetes`, `spiffe`, …, `generic`. */
   readonly profile: string
   /** The workload identity as a URI: issuer plus immutable key, e.g. `github:repository_id=456789` or a SPIFFE ID. */
   readonly identity: string

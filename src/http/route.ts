@@ -36,7 +36,7 @@ export interface Doors {
   /** How a client may authenticate at the token endpoint. */
   readonly clientMethods: readonly ClientMethod[]
   readonly signalSources: readonly { readonly name: string; readonly secret: Secret; readonly maxAgeSeconds: number }[]
-  readonly hooks: readonly (HookSource & { readonly secret: Secret })[]
+  readonly hooks: readonly (HookSource & { readonly kind: 'github' | 'gitlab' | 'gitlab-token' | 'buildkite'; readonly secret: Secret })[]
   readonly hookCounted: (source: string, result: string) => void
   /** Null: a proof needs none. */
   readonly nonces: Nonces | null

@@ -1,46 +1,13 @@
 /** Owns the facts that policy decides on: from a request to Cedar's context, byte for byte, and from nothing else. */
 import type { PolicyRequest } from '../domain/decision.js'
+import { STATED, type Stated } from '../domain/provider.js'
 
 export type Fact = string | number | boolean | readonly string[] | { readonly [name: string]: Fact }
 export type Facts = Readonly<Record<string, Fact>>
 
-export const PROFILES = ['github', 'kubernetes', 'spiffe', 'registered', 'generic'] as const
+export const PROFILES = ['github', 'gitlab', 'buildkite', 'circleci', 'kubernetes', 'spiffe', 'registered', 'generic'] as const
 export const INTENTS = ['read', 'write', 'destructive'] as const
 export const SENSITIVITIES = ['low', 'medium', 'high'] as const
-
-/** What the attestors always produce for a profile, and what they produce where the provider says it. All of it is text. */
-const ATTRIBUTES = {
-  github: {
-    always: ['repository_id', 'repository_owner_id', 'ref', 'event_name'],
-    maybe: [
-      'repository',
-      'repository_owner',
-      'repository_visibility',
-      'ref_type',
-      'ref_protected',
-      'head_ref',
-      'base_ref',
-      'workflow',
-      'workflow_ref',
-      'workflow_sha',
-      'job_workflow_ref',
-      'job_workflow_sha',
-      'environment',
-      'runner_environment',
-      'actor',
-      'actor_id',
-      'run_id',
-      'run_number',
-      'run_attempt',
-      'check_run_id',
-      'sha',
-      'enterprise_id',
-    ],
-  },
-  kubernetes: { always: ['namespace', 'serviceaccount', 'serviceaccount_uid'], maybe: ['pod', 'pod_uid', 'node', 'node_uid'] },
-  spiffe: { always: ['spiffe_id', 'trust_domain', 'path'], maybe: [] },
-  registered: { always: ['agent'], maybe: [] },
-} as const
 
 /** Names that Cedar's JSON gives a meaning of its own, or JavaScript does: a claim so called could forge an entity or a prototype. */
 const RESERVED = new Set(['__entity', '__extn', '__expr', '__proto__'])
@@ -82,6 +49,20 @@ function byProfile(profile: (typeof PROFILES)[number], attributes: Readonly<Reco
       const github = texts(profile, attributes)
       return { github: { ...github, ref_prefixes: prefixes(github.ref as string) } }
     }
+    case 'gitlab': {
+      const gitlab = texts(profile, attributes)
+      // Its branches and tags have one name space each, but only `ref_path` says which.
+      const path = gitlab.ref_path ?? `refs/${gitlab.ref_type === 'tag' ? 'tags' : 'heads'}/${gitlab.ref}`
+      return { gitlab: { ...gitlab, ref_path: path, ref_prefixes: prefixes(path as string) } }
+    }
+    case 'buildkite': {
+      const buildkite = texts(profile, attributes)
+      return { buildkite: { ...buildkite, build_branch_prefixes: prefixes(buildkite.build_branch as string) } }
+    }
+    case 'circleci': {
+      const circleci = texts(profile, attributes)
+      return { circleci: { ...circleci, ...(typeof circleci.vcs_ref === 'string' ? { vcs_ref_prefixes: prefixes(circleci.vcs_ref) } : {}) } }
+    }
     case 'kubernetes':
       return { kubernetes: texts(profile, attributes) }
     case 'spiffe': {
@@ -109,11 +90,18 @@ function byProfile(profile: (typeof PROFILES)[number], attributes: Readonly<Reco
   }
 }
 
-function texts(profile: keyof typeof ATTRIBUTES, attributes: Readonly<Record<string, unknown>>): Record<string, string> {
-  const facts: Record<string, string> = {}
-  for (const name of ATTRIBUTES[profile].always) facts[name] = text(`${profile}.${name}`, attributes[name])
-  for (const name of ATTRIBUTES[profile].maybe) if (Object.hasOwn(attributes, name)) facts[name] = text(`${profile}.${name}`, attributes[name])
+function texts(profile: keyof typeof STATED, attributes: Readonly<Record<string, unknown>>): Record<string, Fact> {
+  const { always, maybe, sets = [] }: Stated = STATED[profile]
+  const facts: Record<string, Fact> = {}
+  for (const name of always) facts[name] = text(`${profile}.${name}`, attributes[name])
+  for (const name of maybe) if (Object.hasOwn(attributes, name)) facts[name] = text(`${profile}.${name}`, attributes[name])
+  for (const name of sets) if (Object.hasOwn(attributes, name)) facts[name] = set(`${profile}.${name}`, attributes[name])
   return facts
+}
+
+function set(fact: string, value: unknown): readonly string[] {
+  if (!Array.isArray(value)) throw new TypeError(`the fact ${fact} is not a set`)
+  return value.map(v => text(fact, v))
 }
 
 /**
@@ -195,13 +183,14 @@ export function sampleFacts(genericClaims: readonly string[]): readonly Facts[] 
   const full = { name: 'sample', uri: 'https://sample.example', senderConstrained: true, alg: 'ES256', introspects: true } as const
   const filled = (names: readonly string[]) => Object.fromEntries(names.map(name => [name, '/x']))
   return PROFILES.flatMap(profile => {
-    const known = profile === 'generic' ? { always: [], maybe: genericClaims } : ATTRIBUTES[profile]
+    const known: Stated = profile === 'generic' ? { always: [], maybe: genericClaims } : STATED[profile]
+    const sets = Object.fromEntries((known.sets ?? []).map(name => [name, ['/x']]))
     const least = { ...bare, attestation: { ...bare.attestation, profile, attributes: filled(known.always) } }
     const most = {
       ...least,
       audience: full,
       task: { ...bare.task, labels: { a: 'b' } },
-      attestation: { ...least.attestation, owner: 'somebody', attributes: { ...filled([...known.always, ...known.maybe]), label_a: 'b' } },
+      attestation: { ...least.attestation, owner: 'somebody', attributes: { ...filled([...known.always, ...known.maybe]), ...sets, label_a: 'b' } },
     }
     return [factsOf(least, genericClaims), factsOf(most, genericClaims)]
   })

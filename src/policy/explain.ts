@@ -116,7 +116,7 @@ export function explanationOf(
 }
 
 /** The record of a profile is our shelf, not the caller's word: `ref`, not `context.github.ref`. */
-const SHELVES = new Set(['github', 'kubernetes', 'spiffe', 'registered', 'oidc', 'claims'])
+const SHELVES = new Set(['github', 'gitlab', 'buildkite', 'circleci', 'kubernetes', 'spiffe', 'registered', 'oidc', 'claims'])
 
 const isEvidence = (path: readonly string[]) => path[0] === 'principal' || SHELVES.has(path[1] ?? '')
 

@@ -88,11 +88,18 @@ function vocabulary(path: readonly string[], known: Known): readonly string[] | 
     case 'context.capability.audience':
       return [...known.capabilities.values()].flatMap(c => c.audience ?? [])
     case 'context.github.ref_type':
+    case 'context.gitlab.ref_type':
       return ['branch', 'tag']
     case 'context.github.ref_protected':
+    case 'context.gitlab.ref_protected':
+    case 'context.gitlab.target_ref_protected':
+    case 'context.gitlab.environment_protected':
+    case 'context.circleci.ssh_rerun':
       return ['true', 'false']
     case 'context.github.runner_environment':
       return ['github-hosted', 'self-hosted']
+    case 'context.gitlab.runner_environment':
+      return ['gitlab-hosted', 'self-hosted']
     default:
       return null
   }
@@ -140,6 +147,7 @@ export function judge(est: PolicyEst, known: Known): { readonly obligations: Obl
   if (est.effect === 'permit') {
     checkPins(est, refuse)
     checkReusableWorkflow(est, known, refuse)
+    checkForks(est, refuse)
   }
   return { obligations, problems }
 }
@@ -237,6 +245,12 @@ const IDENTIFYING: readonly (readonly string[])[] = [
   ['context', 'github', 'repository_id'],
   ['context', 'github', 'repository_owner_id'],
   ['context', 'github', 'enterprise_id'],
+  ['context', 'gitlab', 'project_id'],
+  ['context', 'gitlab', 'namespace_id'],
+  ['context', 'buildkite', 'organization_id'],
+  ['context', 'buildkite', 'pipeline_id'],
+  ['context', 'circleci', 'org_id'],
+  ['context', 'circleci', 'project_id'],
   ['context', 'kubernetes', 'serviceaccount_uid'],
   ['context', 'kubernetes', 'pod_uid'],
   ['context', 'kubernetes', 'namespace'],
@@ -256,7 +270,7 @@ function checkPins(est: PolicyEst, refuse: Refuse): void {
   const who = (path: readonly string[]) => path.join('.') === 'principal' || (IDENTIFYING.some(p => startsWith(path, p)) && !ANYBODYS.has(path.join('.')))
   if (!scopeEntity(est.principal) && !conjuncts.some(c => pins(c, who))) {
     refuse(
-      'permits everybody the issuer vouches for: say who, by principal ==, github.repository_id or repository_owner_id, kubernetes.namespace or serviceaccount_uid, spiffe.path, has registered, or a claim',
+      'permits everybody the issuer vouches for: say who, by principal ==, github.repository_id or repository_owner_id, gitlab.project_id or namespace_id, buildkite.pipeline_id or organization_id, circleci.project_id, kubernetes.namespace or serviceaccount_uid, spiffe.path, has registered, or a claim',
     )
   }
 }
@@ -270,3 +284,19 @@ function checkReusableWorkflow(est: PolicyEst, known: Known, refuse: Refuse): vo
     refuse('grants what is destructive to a reusable workflow by its ref, which can be moved: pin context.github.job_workflow_sha too')
   }
 }
+
+/** P8: a fork that was given the project's secrets builds under the project's own id; the repository that the code came from tells it apart. */
+function checkForks(est: PolicyEst, refuse: Refuse): void {
+  const conjuncts = conjunctsOf(est)
+  let isTheirs = CIRCLECI_IDENTITY.test(scopeEntity(est.principal)?.id ?? '')
+  visitPolicy(est, expr => {
+    isTheirs ||= pathOf(expr)?.[1] === 'circleci' || CIRCLECI_IDENTITY.test(entityLiteralOf(expr)?.id ?? '')
+  })
+  const origin = 'context.circleci.vcs_origin'
+  // Whoever starts a pipeline by a custom webhook has no repository to show, and says so.
+  const hasNone = (expr: Expr) => operatorOf(expr) === '!' && hasPathOf(operandsOf(expr).arg as Expr)?.join('.') === origin
+  if (isTheirs && !conjuncts.some(c => pins(c, path => path.join('.') === origin) || hasNone(c)))
+    refuse(`grants to a project of CircleCI wherever its code came from, forks included: add ${origin} == "…"`)
+}
+
+const CIRCLECI_IDENTITY = /:org_id=[0-9a-f-]+&project_id=/

@@ -1,6 +1,6 @@
 /** Owns one-time things: consumed in the transaction that acts, exactly once, whatever else forgets. */
 import { CurfewError } from '../domain/errors.js'
-import { GRANT_NAMESPACE, type Mark } from '../domain/workload.js'
+import { GRANT_NAMESPACE, type Mark, secondKey } from '../domain/workload.js'
 import type { ReplayGuard } from '../ports.js'
 import { rowsJson, type Sql, type Tx } from './sql.js'
 
@@ -8,13 +8,14 @@ import { rowsJson, type Sql, type Tx } from './sql.js'
 export const MARK_MARGIN = 60
 
 /** The refusal of a mark that another has consumed. */
-export function replayed(namespace: string): CurfewError {
+export function replayed({ namespace, holder }: Mark): CurfewError {
   if (namespace === GRANT_NAMESPACE)
     return new CurfewError('attestation_refused', 'this grant was used before', {
       reason: 'replayed',
       field: 'parent_grant',
       next: 'ask the holder of the task above for another',
     })
+  if (holder !== undefined) return secondKey()
   return namespace.startsWith('dpop:')
     ? new CurfewError('proof_refused', 'this proof was used before', { reason: 'replayed', field: 'DPoP' })
     : new CurfewError('attestation_refused', 'this evidence was used before', {
@@ -39,7 +40,7 @@ export async function consumeAll(tx: Tx, callers: readonly (readonly Mark[])[]):
   callers.forEach((marks, i) => {
     // Within one batch the first comes first, as it would outside; whether he keeps it is judged below.
     const met = marks.find(m => wanted.has(markKey(m)) && !mayMeet(m, wanted.get(markKey(m))?.holder ?? null))
-    if (met) refusals[i] = replayed(met.namespace)
+    if (met) refusals[i] = replayed(met)
     else for (const mark of marks) wanted.set(markKey(mark), mark)
   })
   if (wanted.size === 0) return refusals
@@ -55,7 +56,7 @@ export async function consumeAll(tx: Tx, callers: readonly (readonly Mark[])[]):
   callers.forEach((marks, i) => {
     if (refusals[i]) return
     const lost = marks.find(m => !won.has(markKey(m)))
-    if (lost) refusals[i] = replayed(lost.namespace)
+    if (lost) refusals[i] = replayed(lost)
     else for (const mark of marks) kept.add(markKey(mark))
   })
   const burnt = [...wanted.entries()].filter(([key]) => won.get(key) === true && !kept.has(key)).map(([, mark]) => ({ namespace: mark.namespace, id: mark.id }))

@@ -140,7 +140,7 @@ export const taskFacts = (t: Task): TaskFacts => ({
 export function consume(state: State, marks: readonly Mark[]): void {
   for (const mark of marks) {
     const met = state.marks.get(markKey(mark))
-    if (met && !mayMeet(mark, met.holder ?? null)) throw replayed(mark.namespace)
+    if (met && !mayMeet(mark, met.holder ?? null)) throw replayed(mark)
   }
   for (const mark of marks)
     state.marks.set(markKey(mark), { ...mark, until: new Date(Math.max(mark.until.getTime(), state.marks.get(markKey(mark))?.until.getTime() ?? 0)) })

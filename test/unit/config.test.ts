@@ -53,7 +53,7 @@ describe('the example', () => {
 
   test('loads as a production configuration', () => {
     expect(config.mode).toBe('production')
-    expect(config.issuers.map(i => i.name)).toEqual(['github', 'mesh', 'agents', 'cluster'])
+    expect(config.issuers.map(i => i.name)).toEqual(['github', 'mesh', 'agents', 'cluster', 'gitlab', 'buildkite', 'circleci'])
     expect(config.capabilities.map(c => c.name)).toEqual(['db/orders-ro', 'demo/orders-ro', 'demo/orders-bearer', 'deploy/prod'])
   })
 
@@ -193,8 +193,8 @@ describe('cross-field rules, each with its path', () => {
     ['memory engine in production', t => (t.capabilities[0].engine = 'memory'), 'capabilities.0.engine: memory is for dev'],
     ['a key that signs before verifiers know it (P43)', t => (t.signer.publishAheadSeconds = 359), 'signer.publishAheadSeconds: must be 360 or more'],
     ['an issuer name twice', t => (t.issuers[1].name = 'github'), 'issuers.1.name: is used twice: github'],
-    ['an issuer twice', t => t.issuers.push({ ...t.issuers[0], name: 'github-2' }), 'issuers.4: is registered twice: https://token.actions'],
-    ['a trust domain twice', t => t.issuers.push({ ...t.issuers[1], name: 'mesh-2' }), 'issuers.4: is registered twice: spiffe://example.org'],
+    ['an issuer twice', t => t.issuers.push({ ...t.issuers[0], name: 'github-2' }), 'issuers.7: is registered twice: https://token.actions'],
+    ['a trust domain twice', t => t.issuers.push({ ...t.issuers[1], name: 'mesh-2' }), 'issuers.7: is registered twice: spiffe://example.org'],
     ['an agent name twice', t => t.issuers[2].agents.push(t.issuers[2].agents[0]), 'issuers.2.agents.1.name: is used twice: triage'],
     ['a shared issuer without a pin (T33)', t => (t.issuers[0].pin = { ref: ['x'] }), 'issuers.0.pin: this issuer serves many tenants'],
     ['an http issuer', t => Object.assign(t.issuers[0], { issuer: 'http://ci.example' }), 'issuers.0.issuer: must be https'],
@@ -216,7 +216,27 @@ describe('cross-field rules, each with its path', () => {
     ['a hook about owners outside the pin (T73)', t => t.hooks[0].owners.push('777'), 'hooks.0.owners.1: is outside the pin of issuer github'],
     ['a hook about nobody', t => (t.hooks[0].owners = []), 'hooks.0.owners: '],
     ['an owner by name', t => (t.hooks[0].owners = ['acme']), 'hooks.0.owners.0: must be a number in quotes'],
-    ['a hook name twice', t => t.hooks.push(t.hooks[0]), 'hooks.1.name: is used twice: github-org'],
+    ['a hook name twice', t => t.hooks.push(t.hooks[0]), 'hooks.3.name: is used twice: github-org'],
+    ['a hook about the project of another (T73)', t => t.hooks[1].projects.push('21'), 'hooks.1.projects.1: is outside the pin of issuer gitlab'],
+    ['a hook of GitLab about GitHub', t => (t.hooks[1].issuer = 'github'), 'hooks.1.issuer: is not an issuer of profile gitlab'],
+    ['a project by name', t => (t.hooks[1].projects = ['acme/orders']), 'hooks.1.projects.0: must be a number in quotes'],
+    ['a pipeline by its slug', t => (t.hooks[2].pipelines = ['orders']), 'hooks.2.pipelines.0: must be a pipeline_id'],
+    ['an organization of Buildkite pinned by its name (P2 P9)', t => (t.issuers[5].pin = { organization_slug: ['acme'] }), 'issuers.5.pin: this issuer serves'],
+    ['gitlab.com without a pin (T33 P9)', t => (t.issuers[4].pin = {}), 'issuers.4.pin: this issuer serves many tenants'],
+    [
+      'CircleCI without its organization (P9)',
+      t => (t.issuers[6].issuer = 'https://oidc.circleci.com'),
+      'issuers.6.issuer: is not the issuer of one organization',
+    ],
+    ['CircleCI with the name of an organization', t => (t.issuers[6].issuer += '-evil'), 'issuers.6.issuer: is not the issuer of one organization'],
+    [
+      'what tokens of CircleCI are for by default (P10)',
+      t => (t.issuers[6].audience = 'c9035eb6-6eb2-4c85-8a81-d9ed6a1d1d1e'),
+      'issuers.6.audience: is what every',
+    ],
+    ['what tokens of Buildkite are for by default (P10)', t => (t.issuers[5].audience = 'https://buildkite.com/acme'), 'issuers.5.audience: is what every'],
+    ['what tokens of GitLab were for by default (P10)', t => (t.issuers[4].audience = 'https://gitlab.com'), 'issuers.4.audience: is what every'],
+    ['what tokens of GitHub are for by default (P10 T25)', t => (t.issuers[0].audience = 'https://github.com/acme'), 'issuers.0.audience: is what every'],
     ['a hook that is called like a signal source', t => (t.hooks[0].name = 'edr'), 'hooks.0.name: is the name of a signal source: edr'],
     ['the secret of a hook, written out', t => (t.hooks[0].secret = 'hunter2'), 'hooks.0.secret: is a secret'],
     ['a default life above the longest', t => (t.tasks.maxLifeSeconds = 60), 'tasks.defaultLifeSeconds: is above maxLifeSeconds'],

@@ -11,7 +11,7 @@ export interface Normalised {
 }
 
 export interface Profile {
-  readonly name: 'github' | 'kubernetes' | 'generic'
+  readonly name: OidcIssuerConfig['profile']
   /** This provider's tokens may come without a `typ`, whatever else the configuration allows. */
   readonly typAbsent: boolean
   /** Header members that this provider sends and nobody here looks at. */
@@ -20,12 +20,19 @@ export interface Profile {
   normalise(payload: JWTPayload, issuer: OidcIssuerConfig): Normalised
 }
 
-export function refuse(reason: string, field?: string): never {
-  throw new CurfewError('attestation_refused', 'this evidence may not be used here', { reason, ...(field ? { field } : {}) })
+type Claims = Readonly<Record<string, unknown>>
+
+/** @param next what its bearer can do about it. */
+export function refuse(reason: string, field?: string, next?: string): never {
+  throw new CurfewError('attestation_refused', 'this evidence may not be used here', {
+    reason,
+    ...(field === undefined ? {} : { field }),
+    ...(next === undefined ? {} : { next }),
+  })
 }
 
 /** A claim as text: strings as they are, numbers and booleans in their one spelling. Bounded, printable, never normalised (T60). */
-export function text(payload: Readonly<Record<string, unknown>>, name: string): string | null {
+export function text(payload: Claims, name: string): string | null {
   const value = claimAt(payload, name)
   if (value === undefined || value === null) return null
   // Beyond 2^53 two numbers read alike: an id that is not exact identifies nobody.
@@ -35,8 +42,16 @@ export function text(payload: Readonly<Record<string, unknown>>, name: string): 
   return written
 }
 
+/** A claim of several texts, each as `text` has them; null when it is not there. */
+export function texts(payload: Claims, name: string): readonly string[] | null {
+  const value = claimAt(payload, name)
+  if (value === undefined || value === null) return null
+  if (!Array.isArray(value) || value.length > 64 || value.some(v => typeof v !== 'string')) return refuse('claim_invalid', name)
+  return value.map(v => text({ v }, 'v') ?? '')
+}
+
 /** A claim by its exact name, else along `/` through nested objects (`kubernetes.io/serviceaccount/uid`). Only what the token itself holds. */
-export function claimAt(payload: Readonly<Record<string, unknown>>, name: string): unknown {
+export function claimAt(payload: Claims, name: string): unknown {
   if (Object.hasOwn(payload, name)) return payload[name]
   let at: unknown = payload
   for (const step of name.split('/')) {
@@ -46,6 +61,6 @@ export function claimAt(payload: Readonly<Record<string, unknown>>, name: string
   return at
 }
 
-export function required(payload: Readonly<Record<string, unknown>>, name: string): string {
-  return text(payload, name) || refuse('claim_missing', name)
+export function required(payload: Claims, name: string, next?: string): string {
+  return text(payload, name) || refuse('claim_missing', name, next)
 }

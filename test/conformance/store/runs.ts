@@ -1,14 +1,14 @@
 /** The suite of RunStore: a run that is over begins nothing, what it has open is found once and to its top, and nobody else is hit. */
 import { describe, expect, it } from 'vitest'
 import { newId } from '../../../src/domain/ids.js'
-import { attemptOf, type EndedRun, EVERY_JOB, githubRun, LONGEST_RUN_SECONDS } from '../../../src/domain/run.js'
+import { attemptOf, type EndedRun, EVERY_JOB, LONGEST_RUN_SECONDS, nameRun } from '../../../src/domain/run.js'
 import type { TaskAttestation } from '../../../src/domain/task.js'
 import type { Context, Store } from '../../../src/ports.js'
 import { active, attestation, childOf, grantFor, later, type MakeStore, mark, minted, newTask, openTask, operator } from './fixtures.js'
 
 const hook: Context = { requestId: 'req-hook', actor: { kind: 'signal', id: 'github-org' } }
-const named = (job: string, attempt = '1', more: { owner?: string; run?: string } = {}) =>
-  githubRun('github', { owner: '123456', repository: '456789', run: '9912', attempt, job, ...more })
+const named = (job: string, attempt = '1', { owner = '123456', run = '9912' }: { owner?: string; run?: string } = {}) =>
+  nameRun('github', { owner, within: ['456789', run, attempt], job })
 const of = (store: Store, run: string, over: Partial<TaskAttestation> = {}) => attestation(store, { run, ...over })
 const ended = (store: Store, run: string): EndedRun => ({
   issuerId: attestation(store).issuerId,

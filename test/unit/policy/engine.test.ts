@@ -61,9 +61,9 @@ describe('answers', () => {
 
   test('claims of generic issuers are there by their configured names, and no others', async () => {
     const { policy } = await engineOf(
-      '@id("gitlab") permit (principal, action, resource) when { context.issuer == "gitlab" && context has oidc && context.oidc.claims has project_id && context.oidc.claims.project_id == "42" && context.oidc.claims has "https://example.org/tier" && context.oidc.claims["https://example.org/tier"] == "gold" };',
+      '@id("forge") permit (principal, action, resource) when { context.issuer == "forge" && context has oidc && context.oidc.claims has project_id && context.oidc.claims.project_id == "42" && context.oidc.claims has "https://example.org/tier" && context.oidc.claims["https://example.org/tier"] == "gold" };',
     )
-    const tier = (value: unknown) => policy.decide(request({ caller: 'gitlab', attributes: { 'https://example.org/tier': value, unconfigured: 'x' } })).allowed
+    const tier = (value: unknown) => policy.decide(request({ caller: 'forge', attributes: { 'https://example.org/tier': value, unconfigured: 'x' } })).allowed
     expect(tier('gold')).toBe(true)
     expect(tier('silver')).toBe(false)
   })

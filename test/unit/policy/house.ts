@@ -11,7 +11,7 @@ import { cedarPolicy } from '../../../src/policy/cedar.js'
 import type { PolicyEngine } from '../../../src/ports.js'
 
 export const SHIPPED = 'config/policies'
-export const ISSUERS = ['github', 'mesh', 'agents', 'cluster', 'gitlab']
+export const ISSUERS = ['github', 'gitlab', 'buildkite', 'circleci', 'mesh', 'agents', 'cluster', 'forge']
 export const GENERIC_CLAIMS = ['sub', 'project_id', 'https://example.org/tier']
 
 const audience = (name: string, senderConstrained: boolean): Audience => ({
@@ -90,6 +90,64 @@ export const CALLERS: Readonly<Record<string, Caller>> = {
       sha: '0000000000000000000000000000000000000001',
     },
   },
+  gitlab: {
+    issuer: 'gitlab',
+    kind: 'oidc',
+    profile: 'gitlab',
+    identity: 'gitlab:project_id=20',
+    strength: 2,
+    owner: null,
+    attributes: {
+      project_id: '20',
+      namespace_id: '72',
+      project_path: 'acme/orders',
+      ref: 'main',
+      ref_type: 'branch',
+      ref_path: 'refs/heads/main',
+      ref_protected: 'true',
+      pipeline_source: 'push',
+      pipeline_id: '574',
+      job_id: '302',
+      ci_config_ref_uri: 'gitlab.com/acme/orders//.gitlab-ci.yml@refs/heads/main',
+      runner_environment: 'gitlab-hosted',
+      user_login: 'dana',
+    },
+  },
+  buildkite: {
+    issuer: 'buildkite',
+    kind: 'oidc',
+    profile: 'buildkite',
+    identity: 'buildkite:organization_id=0184990a-477b-4fa8-9968-496074483c77&pipeline_id=0184990a-4782-42b5-afc1-16715b10b1f0',
+    strength: 2,
+    owner: null,
+    attributes: {
+      organization_id: '0184990a-477b-4fa8-9968-496074483c77',
+      pipeline_id: '0184990a-4782-42b5-afc1-16715b10b1f0',
+      organization_slug: 'acme',
+      pipeline_slug: 'orders',
+      build_number: '175',
+      build_branch: 'main',
+      job_id: '0184990a-477b-4fa8-9968-496074483cee',
+    },
+  },
+  circleci: {
+    issuer: 'circleci',
+    kind: 'oidc',
+    profile: 'circleci',
+    identity: 'circleci:org_id=c9035eb6-6eb2-4c85-8a81-d9ed6a1d1d1e&project_id=3a2f5b1c-7d4e-4f6a-9b8c-0d1e2f3a4b5c',
+    strength: 2,
+    owner: null,
+    attributes: {
+      org_id: 'c9035eb6-6eb2-4c85-8a81-d9ed6a1d1d1e',
+      project_id: '3a2f5b1c-7d4e-4f6a-9b8c-0d1e2f3a4b5c',
+      ssh_rerun: 'false',
+      job_id: '1f2e3d4c-5b6a-4978-8695-a4b3c2d1e0f9',
+      workflow_id: '2b3c4d5e-6f7a-4b8c-9d0e-1f2a3b4c5d6e',
+      vcs_origin: 'github.com/acme/orders',
+      vcs_ref: 'refs/heads/main',
+      context_ids: ['7b6a5c4d-3e2f-4a1b-8c9d-0e1f2a3b4c5d'],
+    },
+  },
   spiffe: {
     issuer: 'mesh',
     kind: 'spiffe',
@@ -123,11 +181,11 @@ export const CALLERS: Readonly<Record<string, Caller>> = {
       pod_uid: '11111111-2222-3333-4444-555555555555',
     },
   },
-  gitlab: {
-    issuer: 'gitlab',
+  forge: {
+    issuer: 'forge',
     kind: 'oidc',
     profile: 'generic',
-    identity: 'gitlab:project_id=42',
+    identity: 'forge:project_id=42',
     strength: 2,
     owner: null,
     attributes: { sub: 'project_path:acme/orders', project_id: '42' },

@@ -26,6 +26,7 @@ interface Refused {
 
 const bare = (condition: string) => `@id("a") permit (principal, action, resource) when { ${condition} };`
 const DESTRUCTIVE = 'resource == Capability::"deploy/prod"'
+const CIRCLECI = 'context.issuer == "circleci" && context has circleci && context.circleci.project_id == "p"'
 const REUSABLE = 'context.github has job_workflow_ref && context.github.job_workflow_ref == "acme/p/.github/workflows/d.yml@refs/heads/main"'
 
 const CASES: readonly Refused[] = [
@@ -33,8 +34,8 @@ const CASES: readonly Refused[] = [
   { why: 'T33 P9 a permit that only names its issuer', bad: bare('context.issuer == "github"'), good: permit('a'), says: /permits everybody/ },
   {
     why: 'T33 P10 a permit by issuer and audience of the token',
-    bad: bare('context.issuer == "gitlab" && context has oidc && context.oidc.claims has aud && context.oidc.claims.aud == "x"'),
-    good: bare('context.issuer == "gitlab" && context has oidc && context.oidc.claims has project_id && context.oidc.claims.project_id == "42"'),
+    bad: bare('context.issuer == "forge" && context has oidc && context.oidc.claims has aud && context.oidc.claims.aud == "x"'),
+    good: bare('context.issuer == "forge" && context has oidc && context.oidc.claims has project_id && context.oidc.claims.project_id == "42"'),
     says: /permits everybody/,
   },
   {
@@ -69,8 +70,8 @@ const CASES: readonly Refused[] = [
   },
   {
     why: 'P1 P3 T35 a wildcard on sub',
-    bad: bare('context.issuer == "gitlab" && context has oidc && context.oidc.claims has sub && context.oidc.claims.sub like "project_path:acme/*"'),
-    good: bare('context.issuer == "gitlab" && context has oidc && context.oidc.claims has sub && context.oidc.claims.sub == "project_path:acme/orders"'),
+    bad: bare('context.issuer == "forge" && context has oidc && context.oidc.claims has sub && context.oidc.claims.sub like "project_path:acme/*"'),
+    good: bare('context.issuer == "forge" && context has oidc && context.oidc.claims has sub && context.oidc.claims.sub == "project_path:acme/orders"'),
     says: /"like" on context\.oidc\.claims\.sub/,
   },
   {
@@ -98,6 +99,34 @@ const CASES: readonly Refused[] = [
     bad: permit('a', REUSABLE),
     good: permit('a', `resource == Capability::"db/orders-ro" && ${REUSABLE}`),
     says: /job_workflow_sha/,
+  },
+  {
+    why: 'T34 P2 a permit by the path of a project of GitLab, or the slug of a pipeline of Buildkite',
+    bad: `${bare('context.issuer == "gitlab" && context has gitlab && context.gitlab has project_path && context.gitlab.project_path == "acme/orders"')}
+      @id("b") permit (principal, action, resource) when {
+        context.issuer == "buildkite" && context has buildkite && context.buildkite has pipeline_slug && context.buildkite.pipeline_slug == "orders" };`,
+    good: `${bare('context.issuer == "gitlab" && context has gitlab && context.gitlab.project_id == "20"')}
+      @id("b") permit (principal, action, resource) when {
+        context.issuer == "buildkite" && context has buildkite && context.buildkite.organization_id == "o" && context.buildkite.pipeline_id == "p" };`,
+    says: /a permits everybody[\s\S]*b permits everybody/,
+  },
+  {
+    why: 'P8 a project of CircleCI without the repository its code came from: builds of forks bear the same id',
+    bad: bare(CIRCLECI),
+    good: bare(`${CIRCLECI} && context.circleci has vcs_origin && context.circleci.vcs_origin == "github.com/acme/orders"`),
+    says: /forks included: add context\.circleci\.vcs_origin/,
+  },
+  {
+    why: 'P8 the same project, named as the principal',
+    bad: `@id("a") permit (principal == Workload::"circleci:org_id=0a&project_id=0b", action, resource) when { context.issuer == "circleci" };`,
+    good: bare(`${CIRCLECI} && !(context.circleci has vcs_origin)`),
+    says: /forks included/,
+  },
+  {
+    why: 'P8 a truth of GitLab that is written as no token writes it',
+    bad: bare('context.issuer == "gitlab" && context has gitlab && context.gitlab.project_id == "20" && context.gitlab.ref_type == "Branch"'),
+    good: bare('context.issuer == "gitlab" && context has gitlab && context.gitlab.project_id == "20" && context.gitlab.ref_type == "branch"'),
+    says: /ref_type as "Branch", which there is not/,
   },
   {
     why: 'T63 a capability that there is not, by one letter',
