@@ -82,7 +82,13 @@ export interface House {
 }
 
 export async function makeHouse(
-  options: { capabilities?: Record<string, unknown>[]; policies?: string; more?: Record<string, unknown>; alsoAllow?: string[] } = {},
+  options: {
+    capabilities?: Record<string, unknown>[]
+    policies?: string
+    more?: Record<string, unknown>
+    alsoAllow?: string[]
+    secrets?: Record<string, string>
+  } = {},
 ): Promise<House> {
   const dir = mkdtempSync(join(tmpdir(), 'curfew-house-'))
   const github = await keyedIssuer('RS256', 'gh-1')
@@ -91,7 +97,7 @@ export async function makeHouse(
   writeFileSync(join(dir, 'github.jwks'), JSON.stringify({ keys: [github.jwk] }))
   writeFileSync(join(dir, 'agent.jwk'), JSON.stringify(agent.jwk))
   writeFileSync(join(dir, 'curfew.yaml'), stringify({ ...configOf(options.capabilities ?? []), ...options.more }))
-  const env = { MASTER_KEY: randomBytes(32).toString('base64'), EDR_SECRET, ORDERS_SECRET }
+  const env = { MASTER_KEY: randomBytes(32).toString('base64'), EDR_SECRET, ORDERS_SECRET, ...options.secrets }
   const { readFileSync } = await import('node:fs')
   const { config } = load({ path: join(dir, 'curfew.yaml'), env, readFile: path => readFileSync(path, 'utf8') })
   const log = createLog({ level: 'silent' })

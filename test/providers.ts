@@ -43,8 +43,18 @@ permit (principal, action == Action::"issue", resource == Capability::"${capabil
     )
     .join('')
 
-export const ciHouse = (options: { policies?: string; more?: Record<string, unknown>; issuers?: Partial<Record<CiProvider, object>> } = {}): Promise<House> =>
+export const ciHouse = (
+  options: {
+    policies?: string
+    more?: Record<string, unknown>
+    issuers?: Partial<Record<CiProvider, object>>
+    capabilities?: Record<string, unknown>[]
+    secrets?: Record<string, string>
+  } = {},
+): Promise<House> =>
   makeHouse({
+    capabilities: options.capabilities ?? [],
+    secrets: options.secrets ?? {},
     policies: options.policies ?? ['demo/orders-ro', 'demo/orders-bearer', 'demo/orders-db'].map(c => rulesFor(c)).join(''),
     more: { issuers: [...(Object.keys(ISSUERS) as CiProvider[]).map(p => issuerEntry(p, options.issuers?.[p])), AGENTS], ...options.more },
   })

@@ -5,6 +5,7 @@ import type { CommitOptions } from '../ports.js'
 import { admit } from './admit.js'
 import { delegate } from './delegate.js'
 import type { BrokerDeps } from './deps.js'
+import { describe } from './describe.js'
 import { destroy } from './destroy.js'
 import { evaluate } from './evaluate.js'
 import { exchange } from './exchange.js'
@@ -46,6 +47,7 @@ export function createBroker(deps: BrokerDeps) {
     admit: bind(admit),
     explain: bind(explain),
     evaluate: bind(evaluate),
+    describe: bind(describe),
     acceptSignal: bind(acceptSignal),
     judgeSignal: bind(judgeSignal),
     runEnded: bind(runEnded),

@@ -1,7 +1,7 @@
 /** Owns what the holder of a task can ask of the broker, and what its answers look like here. */
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { EvidenceSource } from './evidence.js'
+import type { EvidenceSource } from './evidence/source.js'
 import { CliError, EXIT } from './exit.js'
 import type { Answer, Auth, Broker } from './http.js'
 import { clockTime, duration } from './output.js'
@@ -70,22 +70,25 @@ const ISSUE_MS = 30_000
 const asHolder = (held: Pick<Held, 'key' | 'token'>): Auth => ({ kind: 'holder', key: held.key, token: held.token })
 
 export async function openTask(broker: Broker, ask: TaskAsk, signal: AbortSignal): Promise<Held> {
-  const { body } = await broker.call(
-    {
-      method: 'POST',
-      path: '/v1/tasks',
-      auth: { kind: 'proof', key: ask.key },
-      body: async () => ({
-        subject_token: await ask.source.fresh(await broker.issuer(signal), signal),
-        subject_token_type: ask.source.type,
-        purpose: ask.purpose,
-        capabilities: ask.capabilities,
-        ...(ask.lifeSeconds === undefined ? {} : { life_seconds: ask.lifeSeconds }),
-        ...(ask.labels === undefined ? {} : { labels: ask.labels }),
-        ...(ask.heartbeatSeconds === undefined ? {} : { heartbeat_seconds: ask.heartbeatSeconds }),
-      }),
-    },
-    signal,
+  const { advised } = await import('./evidence/source.js')
+  const { body } = await advised(ask.source, () =>
+    broker.call(
+      {
+        method: 'POST',
+        path: '/v1/tasks',
+        auth: { kind: 'proof', key: ask.key },
+        body: async () => ({
+          subject_token: await ask.source.fresh(await broker.issuer(signal), signal),
+          subject_token_type: ask.source.type,
+          purpose: ask.purpose,
+          capabilities: ask.capabilities,
+          ...(ask.lifeSeconds === undefined ? {} : { life_seconds: ask.lifeSeconds }),
+          ...(ask.labels === undefined ? {} : { labels: ask.labels }),
+          ...(ask.heartbeatSeconds === undefined ? {} : { heartbeat_seconds: ask.heartbeatSeconds }),
+        }),
+      },
+      signal,
+    ),
   )
   return { task: member<TaskView>(body, 'task'), token: textMember(body, 'token'), key: ask.key }
 }

@@ -3,7 +3,8 @@ import { existsSync, readFileSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import type { EvidenceFlags, EvidenceSource } from './evidence.js'
+import type { EvidenceFlags } from './evidence/find.js'
+import type { EvidenceSource } from './evidence/source.js'
 import { CliError, EXIT, usage } from './exit.js'
 import type { Broker } from './http.js'
 import type { Format, Io } from './output.js'
@@ -41,10 +42,14 @@ export function withOutput(command: Command): Command {
     .option('-q, --quiet', 'no text for people beside errors')
 }
 
+/** In the order in which they are looked for when none is named. */
+const ATTESTORS = ['github', 'gitlab', 'buildkite', 'circleci', 'azure', 'bitbucket', 'kubernetes', 'spiffe']
+
 export function withEvidence(command: Command): Command {
   return command
     .option('--id-token-file <file>', 'evidence: a token in a file, read at every use')
     .option('--id-token-env <name>', 'evidence: a token in an environment variable')
+    .addOption(new Option('--attestor <name>', 'evidence: what this place offers, by name').choices(ATTESTORS))
     .option('--agent <issuer/name>', 'evidence: an agent by its registered key (CURFEW_AGENT)')
     .option('--agent-key <file>', 'its private key, JWK or PEM (CURFEW_AGENT_KEY)')
 }
@@ -106,12 +111,14 @@ export async function connect(flags: ServerFlags, io: Io): Promise<Broker> {
   })
 }
 
-export async function evidence(flags: EvidenceFlags, io: Io, broker: Broker): Promise<EvidenceSource> {
-  const { findEvidence } = await import('./evidence.js')
+export async function evidence(flags: EvidenceFlags & ServerFlags, io: Io, broker: Broker): Promise<EvidenceSource> {
+  const { findEvidence } = await import('./evidence/find.js')
   const dev = devFile(io.env)
   // Its agent means something to that broker only.
   const ours = dev?.url !== undefined && sameUrl(dev.url, broker.url)
-  return findEvidence(flags, { env: io.env, ...(ours ? { dev: { agent: dev.agent, agentKey: dev.agentKeyFile } } : {}) })
+  // As the server calls itself, when that was said; asked it is only where a token is made.
+  const audience = flags.issuer || io.env.CURFEW_ISSUER || broker.url
+  return findEvidence(flags, { env: io.env, audience, ...(ours ? { dev: { agent: dev.agent, agentKey: dev.agentKeyFile } } : {}) })
 }
 
 /** @returns null when there is none: a holder may still look at its own. */

@@ -16,6 +16,8 @@ const COMMANDS: readonly { readonly name: string; readonly summary: string; read
   { group: 'Get:', name: 'token', summary: 'print a short-lived token', load: () => import('./token.js') },
   { group: 'Get:', name: 'run', summary: 'run a command with credentials that end when it ends', load: () => import('./run.js') },
   { group: 'Get:', name: 'why', summary: 'explain what policy would answer, without asking for it', load: () => import('./why.js') },
+  { group: 'Get:', name: 'caps', summary: 'what I may ask for: ceilings, sensitivity, how it is revoked', load: () => import('./caps.js') },
+  { group: 'Get:', name: 'whoami', summary: 'what I am to the broker: evidence, identity, attributes, clock', load: () => import('./whoami.js') },
   { group: 'Get:', name: 'complete', summary: 'complete a task that `token` opened', load: () => import('./complete.js') },
   { group: 'Respond:', name: 'list', summary: 'credentials, live and past', load: () => import('./list.js') },
   { group: 'Respond:', name: 'show', summary: 'one thing by its id, whatever it is', load: () => import('./show.js') },
@@ -64,10 +66,12 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
 function rootCommand(io: Io): Command {
   const program = settled(new Command('curfew'), io)
     .description('Credentials with a curfew: attested, task-scoped, short-lived, and proven dead.')
-    .usage('<command> [options]')
+    .usage('<command> [options] | --version | --help')
     .enablePositionalOptions()
     .version(version(), '-V, --version')
     .helpCommand(false)
+    // Both stand in the usage: the list of commands is to fit on one screen.
+    .configureHelp({ visibleOptions: () => [] })
   program.addHelpText(
     'after',
     "\nExit 0 done 2 usage 3 unproven 4 denied 5 ask 6 gone 7 limit 8 down 9 degraded 10 partly 11 conflict\nExample:\n  $ curfew run db/orders-ro -- psql -Atc 'select count(*) from orders'",

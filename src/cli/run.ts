@@ -2,7 +2,7 @@
 import { basename } from 'node:path'
 import { Command, Option } from 'commander'
 import { deliver, refuseCollisions } from './deliver.js'
-import type { EvidenceFlags } from './evidence.js'
+import type { EvidenceFlags } from './evidence/find.js'
 import { usage } from './exit.js'
 import type { Held, Issued } from './holder.js'
 import { capabilityName, connect, evidence, label, type OutputFlags, type ServerFlags, seconds, withEvidence, withOutput, withServer } from './options.js'
@@ -63,9 +63,9 @@ async function act(capabilities: readonly string[], flags: Flags, words: readonl
     graceMs: flags.grace * 1000,
     heartbeatSeconds: flags.heartbeat,
     async open(signal) {
-      const { newProofKey } = await import('./proof.js')
+      const { stateIn } = await import('./state.js')
       const { openTask } = await import('./holder.js')
-      const key = source.perJob ? (await import('./state.js')).stateIn(io.env).jobKey(await source.fresh('', signal)) : newProofKey()
+      const key = stateIn(io.env).jobKey(source.job)
       return openTask(
         broker,
         {
@@ -81,14 +81,19 @@ async function act(capabilities: readonly string[], flags: Flags, words: readonl
       )
     },
     async issue(held, signal) {
-      const [{ askBundle, askCredential }, { additionsFor }] = await Promise.all([import('./holder.js'), import('./params.js')])
+      const [{ askBundle, askCredential }, { additionsFor }, { advised }] = await Promise.all([
+        import('./holder.js'),
+        import('./params.js'),
+        import('./evidence/source.js'),
+      ])
       const added = await additionsFor(broker, held, capabilities, flags.param ?? {}, signal)
       const paramsOf = (capability: string) => added.get(capability)?.params ?? {}
       const [only, ...others] = capabilities as [string, ...string[]]
-      const answered: readonly Issued[] =
+      const answered: readonly Issued[] = await advised(source, async () =>
         others.length > 0
-          ? await askBundle(broker, held, capabilities, flags.ttl, signal, paramsOf)
-          : [await askCredential(broker, held, only, flags.ttl, signal, paramsOf)]
+          ? askBundle(broker, held, capabilities, flags.ttl, signal, paramsOf)
+          : [await askCredential(broker, held, only, flags.ttl, signal, paramsOf)],
+      )
       const issued = answered.map(i => ({ ...i, secret: { ...i.secret, ...added.get(i.credential.capability)?.kept } }))
       for (const { credential: c, tokenType } of issued) {
         tell(print, c, held)

@@ -4,6 +4,7 @@ import { linkSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, sta
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { JWK } from 'jose'
+import { jobSeal } from './job-seal.js'
 import { newProofKey, type ProofKey, proofKeyFrom } from './proof.js'
 
 export interface KeptTask {
@@ -17,17 +18,21 @@ export interface KeptTask {
   readonly deadlineAt: string
 }
 
+/** As it lies there: in the clear, or of a job, with all that is of use sealed. */
+type WrittenTask = Pick<KeptTask, 'server' | 'task' | 'deadlineAt'> & { readonly job?: readonly string[]; readonly box?: string }
+
 export interface State {
-  keep(task: KeptTask): void
+  /** @param job variables of the CI job that it is kept for (`EvidenceSource.job`): no other job of this user can open it, or complete it. */
+  keep(task: KeptTask, job: readonly string[]): void
   get(task: string): KeptTask | null
   /** Those of one server, oldest first. */
   list(server: string): readonly KeptTask[]
   forget(task: string): void
   /**
-   * The key of a CI job whose provider gives it one token for all its commands: the broker ties such evidence to the first key that it
-   * comes with (security.md 4, step 8), so that every command of the job must come with the same.
+   * The key of a CI job, by the variables that its commands share: the broker ties such evidence to the first key that it comes with
+   * (security.md 4, step 8), so that every command of the job must come with the same. A new key where there is no such job.
    */
-  jobKey(evidence: string): ProofKey
+  jobKey(job: readonly string[]): ProofKey
   /** RFC 7638 thumbprints of the keys that this server has signed receipts with, as seen from here. */
   pins(server: string): readonly string[]
   pin(server: string, thumbprints: readonly string[]): void
@@ -57,43 +62,56 @@ export function stateIn(env: Readonly<Record<string, string | undefined>>): Stat
     }
   }
 
-  function read(task: string): KeptTask | null {
-    if (!TASK_ID.test(task)) return null
+  /** What was written; nothing of a sealed one can be used before it is opened. */
+  function written(name: string): WrittenTask | null {
     try {
-      const kept = JSON.parse(readFileSync(pathOf(task), 'utf8')) as KeptTask
-      return kept.task === task && typeof kept.token === 'string' ? kept : null
+      const kept = JSON.parse(readFileSync(join(tasks, name), 'utf8')) as WrittenTask
+      return kept.task === name.slice(0, -'.json'.length) ? kept : null
     } catch {
       return null
     }
   }
 
-  function all(): KeptTask[] {
-    return names(tasks)
-      .filter(name => name.endsWith('.json'))
-      .map(name => read(name.slice(0, -'.json'.length)))
-      .filter(kept => kept !== null)
+  /** Null too for a task of another job. */
+  function read(task: string): KeptTask | null {
+    const kept = TASK_ID.test(task) ? written(`${task}.json`) : null
+    if (!kept) return null
+    const { server, deadlineAt } = kept
+    const rest = kept.box === undefined ? kept : jobSeal(env, kept.job ?? [])?.open(kept.box)
+    const { token, key, capabilities } = (rest ?? {}) as Partial<KeptTask>
+    return typeof token === 'string' && key && capabilities ? { server, task, token, key, capabilities, deadlineAt } : null
   }
 
+  const all = (): WrittenTask[] =>
+    names(tasks)
+      .filter(name => name.endsWith('.json'))
+      .flatMap(name => written(name) ?? [])
+
   return {
-    keep(task) {
+    keep(task, job) {
       if (!TASK_ID.test(task.task)) throw new TypeError('a task has an id of its own form')
       for (const old of all()) if (Date.parse(old.deadlineAt) + PRUNE_AFTER_MS < Date.now()) rmSync(pathOf(old.task), { force: true })
-      writePrivate(tasks, `${task.task}.json`, task)
+      const { token, key, capabilities, ...plain } = task
+      const seal = jobSeal(env, job)
+      const file: WrittenTask = seal ? { ...plain, job, box: seal.seal({ token, key, capabilities }) } : task
+      writePrivate(tasks, `${task.task}.json`, file)
     },
     get: read,
-    list: server => all().filter(kept => kept.server === server),
+    list: server => all().flatMap(kept => (kept.server === server ? (read(kept.task) ?? []) : [])),
     forget: task => {
       if (TASK_ID.test(task)) rmSync(pathOf(task), { force: true })
     },
-    jobKey(evidence) {
+    jobKey(job) {
+      const seal = jobSeal(env, job)
+      if (!seal) return newProofKey()
       for (const name of names(keys)) {
         const path = join(keys, name)
         if ((statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) + JOB_KEY_LIFE_MS < Date.now()) rmSync(path, { force: true })
       }
-      const name = `${createHash('sha256').update(evidence).digest('hex').slice(0, 32)}.json`
+      const name = `${seal.name}.json`
       const known = () => {
         try {
-          return proofKeyFrom(JSON.parse(readFileSync(join(keys, name), 'utf8')) as JWK)
+          return proofKeyFrom(seal.open(JSON.parse(readFileSync(join(keys, name), 'utf8'))) as JWK)
         } catch {
           return null
         }
@@ -102,7 +120,7 @@ export function stateIn(env: Readonly<Record<string, string | undefined>>): Stat
       if (there) return there
       const key = newProofKey()
       // Of two commands that start at once the first wins, and the second goes on with the first one's key.
-      return writePrivate(keys, name, key.exportPrivate(), { replace: false }) ? key : (known() ?? key)
+      return writePrivate(keys, name, seal.seal(key.exportPrivate()), { replace: false }) ? key : (known() ?? key)
     },
     pins,
     pin(server, thumbprints) {

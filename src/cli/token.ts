@@ -1,7 +1,7 @@
 /** Owns `curfew token`: one short-lived token on stdout, and nothing else there. */
 import { Command } from 'commander'
 import { within } from '../domain/deadline.js'
-import type { EvidenceFlags } from './evidence.js'
+import type { EvidenceFlags } from './evidence/find.js'
 import { usage } from './exit.js'
 import type { Held, Issued } from './holder.js'
 import { capabilityName, connect, evidence, label, type OutputFlags, type ServerFlags, seconds, withEvidence, withOutput, withServer } from './options.js'
@@ -42,48 +42,53 @@ async function act(capability: string, flags: Flags, io: Io): Promise<void> {
   const signal = new AbortController().signal
   const broker = await connect(flags, io)
   const source = await evidence(flags, io, broker)
-  const [{ newProofKey }, { stateIn }, holder] = await Promise.all([import('./proof.js'), import('./state.js'), import('./holder.js')])
+  const [{ stateIn }, { advised }, holder] = await Promise.all([import('./state.js'), import('./evidence/source.js'), import('./holder.js')])
   const state = stateIn(io.env)
-  const key = source.perJob ? state.jobKey(await source.fresh('', signal)) : newProofKey()
+  const key = state.jobKey(source.job)
   const lifeSeconds = flags.taskLife ?? (flags.ttl === undefined ? undefined : flags.ttl + TASK_MARGIN)
   const purpose = flags.purpose ?? `curfew token ${capability}`
   const keep = (held: Held) =>
-    state.keep({
-      server: broker.url,
-      task: held.task.id,
-      token: held.token,
-      key: key.exportPrivate(),
-      capabilities: [capability],
-      deadlineAt: held.task.deadline_at,
-    })
+    state.keep(
+      {
+        server: broker.url,
+        task: held.task.id,
+        token: held.token,
+        key: key.exportPrivate(),
+        capabilities: [capability],
+        deadlineAt: held.task.deadline_at,
+      },
+      source.job,
+    )
 
   let held: Held
   let issued: { readonly credential: string; readonly secret: Readonly<Record<string, string>>; readonly tokenType: string | null; readonly life: number }
   if (flags.resource !== undefined) {
     // One request, one transaction: the task opens only together with its token.
-    const { body } = await broker.call(
-      {
-        method: 'POST',
-        path: '/oauth2/token',
-        auth: { kind: 'proof', key },
-        form: async () => ({
-          grant_type: 'urn:ietf:params:oauth:grant-type:token-exchange',
-          subject_token: await source.fresh(await broker.issuer(signal), signal),
-          subject_token_type: source.type,
-          resource: flags.resource as string,
-          authorization_details: JSON.stringify([
-            {
-              type: (await broker.issuer(signal)) + RAR,
-              purpose,
-              capabilities: [capability],
-              ...(lifeSeconds === undefined ? {} : { life_seconds: lifeSeconds }),
-              ...(flags.ttl === undefined ? {} : { ttl: flags.ttl }),
-              ...(flags.label === undefined ? {} : { labels: flags.label }),
-            },
-          ]),
-        }),
-      },
-      signal,
+    const { body } = await advised(source, () =>
+      broker.call(
+        {
+          method: 'POST',
+          path: '/oauth2/token',
+          auth: { kind: 'proof', key },
+          form: async () => ({
+            grant_type: 'urn:ietf:params:oauth:grant-type:token-exchange',
+            subject_token: await source.fresh(await broker.issuer(signal), signal),
+            subject_token_type: source.type,
+            resource: flags.resource as string,
+            authorization_details: JSON.stringify([
+              {
+                type: (await broker.issuer(signal)) + RAR,
+                purpose,
+                capabilities: [capability],
+                ...(lifeSeconds === undefined ? {} : { life_seconds: lifeSeconds }),
+                ...(flags.ttl === undefined ? {} : { ttl: flags.ttl }),
+                ...(flags.label === undefined ? {} : { labels: flags.label }),
+              },
+            ]),
+          }),
+        },
+        signal,
+      ),
     )
     const task = holder.member<{ id: string; deadline_at: string }>(body, 'task')
     held = {
@@ -102,7 +107,7 @@ async function act(capability: string, flags: Flags, io: Io): Promise<void> {
     held = await holder.openTask(broker, { source, key, purpose, capabilities: [capability], lifeSeconds, labels: flags.label }, signal)
     keep(held)
     try {
-      issued = await ask(holder, broker, held, capability, flags.ttl, signal)
+      issued = await advised(source, () => ask(holder, broker, held, capability, flags.ttl, signal))
     } catch (error) {
       // Nothing was handed over: the task has no work left. Its deadline ends it if this does not arrive.
       await holder.endTask(broker, held, 'cancel', null, within(5_000)).catch(() => {})

@@ -1,6 +1,6 @@
 /** Owns `curfew why`: what policy would answer, without anything being issued or used up. */
 import { Command } from 'commander'
-import type { EvidenceFlags } from './evidence.js'
+import type { EvidenceFlags } from './evidence/find.js'
 import { EXIT } from './exit.js'
 import { capabilityName, connect, evidence, label, type OutputFlags, type ServerFlags, seconds, withEvidence, withOutput, withServer } from './options.js'
 import { card, type Io, plain, printer } from './output.js'
@@ -41,22 +41,24 @@ async function act(capability: string, flags: Flags, io: Io): Promise<number> {
   const signal = new AbortController().signal
   const broker = await connect(flags, io)
   const source = await evidence(flags, io, broker)
-  const { member } = await import('./holder.js')
-  const { body } = await broker.call(
-    {
-      method: 'POST',
-      path: '/v1/decisions:explain',
-      auth: { kind: 'none' },
-      body: async () => ({
-        subject_token: await source.fresh(await broker.issuer(signal), signal),
-        subject_token_type: source.type,
-        capability,
-        ...(flags.ttl === undefined ? {} : { ttl_seconds: flags.ttl }),
-        ...(flags.purpose === undefined ? {} : { purpose: flags.purpose }),
-        ...(flags.label === undefined ? {} : { labels: flags.label }),
-      }),
-    },
-    signal,
+  const [{ member }, { advised }] = await Promise.all([import('./holder.js'), import('./evidence/source.js')])
+  const { body } = await advised(source, () =>
+    broker.call(
+      {
+        method: 'POST',
+        path: '/v1/decisions:explain',
+        auth: { kind: 'none' },
+        body: async () => ({
+          subject_token: await source.fresh(await broker.issuer(signal), signal),
+          subject_token_type: source.type,
+          capability,
+          ...(flags.ttl === undefined ? {} : { ttl_seconds: flags.ttl }),
+          ...(flags.purpose === undefined ? {} : { purpose: flags.purpose }),
+          ...(flags.label === undefined ? {} : { labels: flags.label }),
+        }),
+      },
+      signal,
+    ),
   )
   const decision = member<Decision>(body, 'decision')
   print.data(decision, () => explained(decision, capability), [decision.id])

@@ -96,6 +96,17 @@ export interface GrantTerms {
 /** Shorter than this a credential cannot be used for anything; the task is about to end. Seconds. */
 export const MIN_TTL_SECONDS = 5
 
+/** The ceilings on a credential's life that do not depend on its task. Seconds. */
+export const longestLife = (
+  of: Pick<GrantTerms, 'audience' | 'issuerMaxTtlSeconds'> & { readonly capability: Pick<Capability, 'maxTtlSeconds'>; readonly obligations: Obligations },
+): number =>
+  Math.min(
+    of.capability.maxTtlSeconds,
+    of.issuerMaxTtlSeconds,
+    of.obligations.maxTtlSeconds ?? Number.POSITIVE_INFINITY,
+    of.audience && !of.audience.senderConstrained ? BEARER_MAX_SECONDS : Number.POSITIVE_INFINITY,
+  )
+
 /** The proof that policy said yes, with the life already clamped. Only `Grant.from` makes one. */
 export class Grant {
   readonly #permit: Decision
@@ -119,14 +130,8 @@ export class Grant {
       })
     }
     const remaining = Math.floor((terms.taskDeadline.getTime() - terms.now.getTime()) / 1000)
-    const ttl = Math.min(
-      terms.askedTtlSeconds ?? terms.capability.ttlSeconds,
-      terms.capability.maxTtlSeconds,
-      terms.issuerMaxTtlSeconds,
-      decision.obligations.maxTtlSeconds ?? Number.POSITIVE_INFINITY,
-      terms.audience && !terms.audience.senderConstrained ? BEARER_MAX_SECONDS : Number.POSITIVE_INFINITY,
-      remaining,
-    )
+    const longest = longestLife({ ...terms, obligations: decision.obligations })
+    const ttl = Math.min(terms.askedTtlSeconds ?? terms.capability.ttlSeconds, longest, remaining)
     if (ttl < MIN_TTL_SECONDS) {
       throw new CurfewError('task_ended', 'the task ends before a credential could be used', { reason: 'too_little_time', next: 'open a new task' })
     }

@@ -6,6 +6,7 @@ import { authzenRoutes } from './authzen.js'
 import { credentialRoutes } from './credentials.js'
 import { descriptionRoutes } from './description.js'
 import { errorRoutes } from './error-page.js'
+import { evidenceRoutes } from './evidence.js'
 import { feedRoutes } from './feed.js'
 import { forwardAuthRoutes } from './forward-auth.js'
 import { hookRoutes } from './hooks.js'
@@ -36,6 +37,7 @@ export function createApp(doors: Doors): Express {
   tokenRevocationRoutes(app, doors)
   taskRoutes(app, doors)
   credentialRoutes(app, doors)
+  evidenceRoutes(app, doors)
   revocationRoutes(app, doors)
   quarantineRoutes(app, doors)
   signalRoutes(app, doors)

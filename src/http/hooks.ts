@@ -1,6 +1,7 @@
 /** Owns the intake of completion events: what a CI provider posts when a job or a run of it is over. */
 import { createHash, randomBytes } from 'node:crypto'
 import type { Express, Request } from 'express'
+import { z } from 'zod'
 import { CurfewError } from '../domain/errors.js'
 import type { HookKind } from './hook.js'
 import { buildkiteHook } from './hook-buildkite.js'
@@ -42,7 +43,11 @@ export function hookRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/hooks/:source',
     who: 'public',
+    summary: 'A CI provider says that a job or a run is over',
+    shows: [['hookSource']],
     raw: body,
+    successes: { 200: { what: 'a ping', body: z.object({ status: z.literal('ok') }) }, 202: { body: z.object({ status: z.enum(['accepted', 'ignored']) }) } },
+    refuses: ['attestation_refused', 'forbidden', 'rate_limited', 'unavailable'],
     answer: async ({ raw, req, params, requestId }) => {
       const source = authenticSource(doors, req, params.source, raw)
       const kind = kindOf(source)

@@ -165,6 +165,13 @@ export const workloadProperties = z.looseObject({
   run: z.string().max(512).optional(),
 })
 
+export const describeBody = z.strictObject({
+  subject_token: token,
+  subject_token_type: evidenceType.optional(),
+  purpose: line(200).default('explain'),
+  labels: labels.default({}),
+})
+
 const credentialId = z.string().regex(idPattern('credential'), 'must be a credential id (crd_…)')
 const planId = z.string().regex(idPattern('plan'), 'must be a plan id (pln_…)')
 const taskId = z.string().regex(idPattern('task'), 'must be a task id (tsk_…)')

@@ -220,6 +220,29 @@ const secretShape = z.record(z.string(), z.string())
 export const tokenTypeShape = z.enum(['DPoP', 'Bearer'])
 export const issuedShape = thing('Issued', { credential: credentialShape, secret: secretShape, token_type: tokenTypeShape.optional() })
 
+/** A capability as one caller may have it: its ceilings are what remains of them for that caller. */
+export const offerShape = thing('Offer', {
+  ...capabilityShape.shape,
+  require_proof: z.boolean(),
+  evidence: z.enum(['sufficient', 'stale']),
+})
+
+export const evidenceShape = thing('Evidence', {
+  identity: z.string(),
+  issuer: z.string(),
+  profile: z.string(),
+  owner: z.string().nullable(),
+  strength: z.literal([1, 2, 3]),
+  attributes: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), names])),
+  run: z.string().nullable(),
+  issued_at: instant,
+  expires_at: instant,
+  age_seconds: count,
+  replay: z.enum(['single_use', 'bounded', 'reusable']),
+  use: z.enum(['reusable', 'unused', 'used', 'bound', 'bound_elsewhere']),
+  jkt: z.string().nullable(),
+})
+
 export const receiptShape = thing('Receipt', {
   iss: z.string(),
   iat: count,

@@ -1,4 +1,5 @@
 /** Owns how inner things look outside: snake case, instants as RFC 3339, and nothing that is not the caller's to see. */
+import type { Described, Offer } from '../broker/describe.js'
 import type { Audience, Capability } from '../domain/capability.js'
 import type { Credential } from '../domain/credential.js'
 import type { Decision } from '../domain/decision.js'
@@ -13,6 +14,8 @@ import type {
   capabilityShape,
   credentialShape,
   decisionShape,
+  evidenceShape,
+  offerShape,
   planShape,
   quarantineShape,
   reachShape,
@@ -159,6 +162,31 @@ export const signalView = (s: Signal): As<typeof signalShape> => ({
   revocation: s.revocation,
   quarantine: s.quarantine,
   handled_at: instant(s.handledAt),
+})
+
+export const offerView = (o: Offer, audience: Audience | undefined, params: Readonly<Record<string, 'required' | 'optional'>>): As<typeof offerShape> => ({
+  ...capabilityView(o.capability, audience, params),
+  ttl_seconds: Math.min(o.capability.ttlSeconds, o.maxTtlSeconds),
+  max_ttl_seconds: o.maxTtlSeconds,
+  require_proof: o.obligations.requireProof,
+  evidence: o.isFresh ? 'sufficient' : 'stale',
+})
+
+/** Of the caller's own evidence all that policy sees; of what it rests on, only the name of the issuer. */
+export const evidenceView = ({ attestation: a, at, use, jkt }: Described): As<typeof evidenceShape> => ({
+  identity: a.identity,
+  issuer: a.issuer,
+  profile: a.profile,
+  owner: a.owner,
+  strength: a.strength,
+  attributes: a.attributes,
+  run: a.run,
+  issued_at: instant(a.evidenceAt),
+  expires_at: instant(a.expiresAt),
+  age_seconds: Math.max(0, Math.floor((at.getTime() - a.evidenceAt.getTime()) / 1000)),
+  replay: a.replay,
+  use,
+  jkt,
 })
 
 export const capabilityView = (

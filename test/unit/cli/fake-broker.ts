@@ -73,6 +73,9 @@ export interface FakeBroker {
   /** Answers by capability: secret and class. */
   readonly offers: Map<string, { secret: Record<string, string>; revocation: string; bound: boolean; params?: Record<string, 'required' | 'optional'> }>
   allowed: (capability: string) => boolean
+  /** What became of evidence, and how far this broker's clock is ahead, as `/v1/evidence:explain` tells it. */
+  use: string
+  aheadMs: number
   /** From outside: as if a signal or an operator had ended it. */
   revokeTask(id: string, reason: string): void
   close(): Promise<void>
@@ -179,6 +182,11 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
     decisions.set(decision.id, decision)
     return decision
   }
+
+  const offer = (name: string, revocation: string) => ({
+    ...{ name, summary: `what ${name} is`, audience: null, scopes: [], ttl_seconds: 300, max_ttl_seconds: 900, max_evidence_age_seconds: 900 },
+    ...{ sensitivity: 'medium', intent: 'read', revocation, require_proof: false, evidence: name === 'demo/legacy' ? 'stale' : 'sufficient' },
+  })
 
   function open(jkt: string, identity: string, ask: Record<string, unknown>): FakeTask {
     const capabilities = ask.capabilities as string[]
@@ -408,6 +416,22 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       const body = json(['subject_token', 'subject_token_type', 'capability', 'ttl_seconds', 'purpose', 'labels'])
       return { status: 200, body: { decision: explained(String(body.capability), evidence(body.subject_token)) } }
     }
+    if (method === 'POST' && path === '/v1/evidence:explain') {
+      const body = json(['subject_token', 'subject_token_type', 'purpose', 'labels'])
+      const identity = evidence(body.subject_token)
+      const claims = decodeJwt(body.subject_token as string)
+      const jkt = seen.headers.dpop === undefined ? null : await prove(seen, null)
+      const capabilities = [...broker.offers].filter(([name]) => broker.allowed(name)).map(([name, o]) => offer(name, o.revocation))
+      const times = { issued_at: iso((claims.iat ?? 0) * 1000), expires_at: iso((claims.exp ?? 0) * 1000), age_seconds: 4 }
+      const known = { profile: 'gitlab', owner: '@orders', strength: 2, attributes: { ref: 'main', context_ids: ['a', 'b'] }, run: 'fake:20:574:302' }
+      const seenAs = { identity, issuer: 'fake', ...known, ...times, replay: 'bounded', use: broker.use, jkt }
+      return { status: 200, body: { evidence: seenAs, capabilities, now: iso(Date.now() + broker.aheadMs) } }
+    }
+    if (method === 'GET' && path === '/v1/capabilities') {
+      const task = await holder(seen, null)
+      const { require_proof: _, evidence: __, ...plain } = offer('', 'instant')
+      return { status: 200, body: { capabilities: task.view.capabilities.map(name => ({ ...plain, name })) } }
+    }
     const responded = await broker.responder.answer(seen)
     if (responded) return responded
     if (path === '/v1/signals' && method === 'GET') {
@@ -531,6 +555,8 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       ],
     ]),
     allowed: () => true,
+    use: 'unused',
+    aheadMs: 0,
     revokeTask(taskId, reason) {
       const task = broker.tasks.get(taskId)
       if (task) end(ofTask(taskId), [task], reason, 'revoked')

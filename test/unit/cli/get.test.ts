@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { decodeJwt, decodeProtectedHeader, jwtVerify } from 'jose'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { findEvidence } from '../../../src/cli/evidence.js'
+import { findEvidence } from '../../../src/cli/evidence/find.js'
 import { type Desk, desk } from './desk.js'
 
 let at: Desk

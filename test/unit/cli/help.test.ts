@@ -17,6 +17,8 @@ const COMMANDS = [
   ['token'],
   ['run'],
   ['why'],
+  ['caps'],
+  ['whoami'],
   ['complete'],
   ['list'],
   ['show'],
