@@ -86,12 +86,21 @@ function securityHtml(set: Operation['security'][number]): string {
 }
 
 function answerHtml(status: string, { description, content = {} }: Answer): string {
-  const bodies = Object.entries(content).map(([type, { schema }]) => {
-    // Of a problem the codes stand in its description.
-    const shape = type === 'application/problem+json' ? '' : type === 'application/json' ? `<pre>${notation(schema)}</pre>` : ''
-    return type === 'application/json' ? shape : ` <code>${text(type)}</code>`
-  })
-  return `<tr><td>${status}</td><td>${text(description)}${bodies.join('')}</td></tr>`
+  const problem = content['application/problem+json']
+  const codes = problem ? codesOf(problem.schema) : []
+  const bodies = Object.entries(content)
+    .filter(([, body]) => body !== problem)
+    .map(([type, { schema }]) => (type === 'application/json' ? `<pre>${notation(schema)}</pre>` : ` <code>${text(type)}</code>`))
+  const links = codes.map(code => `<a href="/e/${code}">${code}</a>`).join(', ')
+  // A refusal alone is described by its codes.
+  const what = description === `${codes.join(', ')}.` ? '' : text(description)
+  return `<tr><td>${status}</td><td>${[what, links].filter(Boolean).join(' ')}${bodies.join('')}</td></tr>`
+}
+
+/** Of a problem: each has a page of its own. */
+function codesOf(schema: JsonObject): readonly string[] {
+  const [, narrowed] = (schema.allOf ?? []) as JsonObject[]
+  return ((narrowed?.properties as JsonObject | undefined)?.code as { readonly enum: readonly string[] } | undefined)?.enum ?? []
 }
 
 function schemeHtml(scheme: JsonObject): string {

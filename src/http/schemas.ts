@@ -187,6 +187,7 @@ const subject = z
 
 /** What selectors.ts makes of a selector, as far as a schema can say it. */
 const combinations = {
+  description: 'One of credential, task, key and all stands alone, key and all perhaps with issued_before; of anything else all must hold.',
   anyOf: [
     ...['credential', 'task'].map(name => ({ required: [name], maxProperties: 1 })),
     ...['key', 'all'].map(name => ({ required: [name], propertyNames: { enum: [name, 'issued_before'] } })),

@@ -100,7 +100,7 @@ describe('/openapi.json', () => {
   it('may be kept, and gives the configured address as the server', async () => {
     const answer = await supertest(house.http).get('/openapi.json')
     expect(answer.headers['cache-control']).toMatch(/^public, max-age=\d+$/)
-    expect(answer.headers['content-type']).toBe('application/json')
+    expect(answer.headers['content-type']).toMatch(/^application\/json\b/)
     expect(document.servers).toEqual([{ url: SERVER }])
   })
 })
