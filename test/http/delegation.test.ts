@@ -141,6 +141,33 @@ describe('who may redeem it', () => {
     expect((await exchangesBelow(child, grant, null)).body).toMatchObject({ error: 'invalid_request', reason: 'replayed', field: 'subject_token' })
   })
 
+  it('T45 used once, it is not used again by another spelling; the twin is the next grant as it was given', async () => {
+    const to = { to: { jkt: child.jkt } }
+    const grant = await granted(parent, held, to)
+    expect((await opensBelow(child, grant)).status).toBe(201)
+    // The last character of a signature of 64 bytes carries four bits that belong to nobody.
+    const loose = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+    const last = loose[loose.indexOf(grant.at(-1) as string) ^ 1]
+    const spellings = [
+      `${grant}=`,
+      `${grant} `,
+      ` ${grant}`,
+      `${grant}\n`,
+      `${grant.slice(0, -1)}${last}`,
+      grant.replaceAll('-', '+').replaceAll('_', '/'),
+      `${grant}.`,
+    ]
+    for (const spelling of spellings.filter(text => text !== grant)) {
+      const { status } = await opensBelow(child, spelling)
+      expect([JSON.stringify(spelling.slice(-4)), status]).toEqual([
+        JSON.stringify(spelling.slice(-4)),
+        expect.toSatisfy((n: number) => n === 400 || n === 401),
+      ])
+    }
+    expect(await opensBelow(child, grant)).toMatchObject(refused(401, 'attestation_refused', 'replayed', 'parent_grant'))
+    expect((await opensBelow(child, await granted(parent, held, to))).status).toBe(201)
+  })
+
   it('a refusal uses nothing up: neither the grant nor the evidence', async () => {
     const grant = await granted(parent, held, to(2))
     const evidence = await job(house, 2)
