@@ -45,6 +45,8 @@ export function hookRoutes(app: Express, doors: Doors): void {
     who: 'public',
     summary: 'A CI provider says that a job or a run is over',
     shows: [['hookSource']],
+    // Each provider's own, of which only a few members are read.
+    rawBody: z.looseObject({}),
     raw: body,
     successes: { 200: { what: 'a ping', body: z.object({ status: z.literal('ok') }) }, 202: { body: z.object({ status: z.enum(['accepted', 'ignored']) }) } },
     refuses: ['attestation_refused', 'forbidden', 'rate_limited', 'unavailable'],
