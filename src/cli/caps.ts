@@ -65,8 +65,12 @@ function shown(rows: readonly Row[]): string {
   const life = (row: Row) =>
     row.ttl_seconds === row.max_ttl_seconds ? duration(row.ttl_seconds) : `${duration(row.ttl_seconds)}, at most ${duration(row.max_ttl_seconds)}`
   const said = (row: Row) => (row.evidence === undefined ? null : row.evidence === 'stale' ? 'too old' : 'suffices')
+  const params = (row: Row) =>
+    Object.entries(row.params)
+      .map(([name, need]) => (need === 'required' ? name : `[${name}]`))
+      .join(' ')
   return table(
-    ['capability', 'life', 'intent', 'sensitivity', 'revocation', 'evidence', 'what'],
-    rows.map(row => [row.name, life(row), row.intent, row.sensitivity, row.revocation, said(row), row.summary]),
+    ['capability', 'life', 'intent', 'sensitivity', 'revocation', 'evidence', 'params', 'what'],
+    rows.map(row => [row.name, life(row), row.intent, row.sensitivity, row.revocation, said(row), params(row), row.summary]),
   )
 }

@@ -29,6 +29,8 @@ export interface OfferView {
   readonly sensitivity: string
   readonly intent: string
   readonly revocation: string
+  /** What may be said beside it when it is asked for (`--param`). */
+  readonly params: Readonly<Record<string, 'required' | 'optional'>>
   readonly require_proof: boolean
   readonly evidence: 'sufficient' | 'stale'
 }

@@ -186,7 +186,12 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
   const offer = (name: string, revocation: string) => ({
     ...{ name, summary: `what ${name} is`, audience: null, scopes: [], ttl_seconds: 300, max_ttl_seconds: 900, max_evidence_age_seconds: 900 },
     ...{ sensitivity: 'medium', intent: 'read', revocation, require_proof: false, evidence: name === 'demo/legacy' ? 'stale' : 'sufficient' },
+    params: broker.offers.get(name)?.params ?? {},
   })
+  const plainOffer = (name: string) => {
+    const { require_proof: _, evidence: __, ...plain } = offer(name, broker.offers.get(name)?.revocation ?? 'instant')
+    return plain
+  }
 
   function open(jkt: string, identity: string, ask: Record<string, unknown>): FakeTask {
     const capabilities = ask.capabilities as string[]
@@ -378,7 +383,7 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
     }
     if (method === 'GET' && path === '/v1/capabilities') {
       const task = await holder(seen, null)
-      return { status: 200, body: { capabilities: task.view.capabilities.map(name => ({ name, params: broker.offers.get(name)?.params ?? {} })) } }
+      return { status: 200, body: { capabilities: task.view.capabilities.map(name => plainOffer(name)) } }
     }
     if (method === 'GET' && path === '/v1/credentials') {
       const limit = Number(seen.query.limit ?? 50)
@@ -426,11 +431,6 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       const known = { profile: 'gitlab', owner: '@orders', strength: 2, attributes: { ref: 'main', context_ids: ['a', 'b'] }, run: 'fake:20:574:302' }
       const seenAs = { identity, issuer: 'fake', ...known, ...times, replay: 'bounded', use: broker.use, jkt }
       return { status: 200, body: { evidence: seenAs, capabilities, now: iso(Date.now() + broker.aheadMs) } }
-    }
-    if (method === 'GET' && path === '/v1/capabilities') {
-      const task = await holder(seen, null)
-      const { require_proof: _, evidence: __, ...plain } = offer('', 'instant')
-      return { status: 200, body: { capabilities: task.view.capabilities.map(name => ({ ...plain, name })) } }
     }
     const responded = await broker.responder.answer(seen)
     if (responded) return responded
