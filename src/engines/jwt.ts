@@ -57,8 +57,8 @@ export function jwtEngine(deps: JwtEngineDeps): CredentialEngine {
   }
 }
 
-/** Its audience asks nobody whether it is live. */
-const isBlind = (credential: Credential) => credential.revocationClass === 'expiry-only'
+/** Its audience asks nobody whether it is live. One that no key has signed for was a part of a bundle that failed before it was settled: nobody has it. */
+const isBlind = (credential: Credential) => credential.revocationClass === 'expiry-only' && credential.kid !== null
 
 const byExpiry = (credential: Credential, now: Date): Probe =>
   credential.expiresAt.getTime() <= now.getTime()

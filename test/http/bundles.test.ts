@@ -1,12 +1,12 @@
 /** POST /v1/tasks/{id}/credentials with several capabilities: all of them or none, and what is left when one fails. */
 import { createHash, randomBytes } from 'node:crypto'
 import supertest from 'supertest'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { CurfewError } from '../../src/domain/errors.js'
 import type { CredentialId } from '../../src/domain/ids.js'
 import type { CredentialEngine } from '../../src/ports.js'
 import { type Caller, caller, type Held, introspect } from '../caller.js'
-import { type House, makeHouse } from '../house.js'
+import { type House, LEGACY, makeHouse, ORDERS } from '../house.js'
 
 const TOKEN = 'demo/orders-ro'
 const DB = 'demo/orders-db'
@@ -18,13 +18,38 @@ let house: House
 let ci: Caller
 let held: Held
 
-beforeEach(async () => {
-  const more = { name: AUDIT_DB, summary: 'A database user that reads the audit', engine: 'memory', intent: 'read', maxEvidenceAgeSeconds: 60 }
-  house = await makeHouse({ capabilities: [more], alsoAllow: [AUDIT_DB] })
+/** At a server that asks nobody whether its tokens are live. */
+const BLIND = 'demo/blind'
+let usual: ReadonlyMap<string, CredentialEngine>
+
+beforeAll(async () => {
+  const secret = () => ({ env: 'ORDERS_SECRET' })
+  house = await makeHouse({
+    capabilities: [
+      { name: AUDIT_DB, summary: 'A database user that reads the audit', engine: 'memory', intent: 'read', maxEvidenceAgeSeconds: 60 },
+      { name: BLIND, summary: 'A token that nobody asks about', engine: 'jwt', audience: 'blind', scopes: ['blind:read'], intent: 'read' },
+    ],
+    more: {
+      audiences: [
+        { name: 'orders', uri: ORDERS, secret: secret() },
+        { name: 'legacy', uri: LEGACY, senderConstrained: false, alg: 'RS256', secret: secret() },
+        { name: 'blind', uri: 'https://blind.example/' },
+      ],
+    },
+    alsoAllow: [AUDIT_DB, BLIND],
+  })
+  usual = new Map(house.app.deps.engines)
   ci = await caller(house)
-  held = await ci.opened({ capabilities: [TOKEN, DB, BEARER, AUDIT_DB] })
 })
-afterEach(() => house?.close())
+afterAll(() => house?.close())
+beforeEach(async () => {
+  held = await ci.opened({ capabilities: [TOKEN, DB, BEARER, AUDIT_DB, BLIND] })
+})
+afterEach(async () => {
+  mend()
+  await ci.as(held, 'post', `/v1/tasks/${held.task}/complete`, {})
+  await house.sweep()
+})
 
 type Asked = string | Record<string, unknown>
 const bundle = (capabilities: readonly Asked[], more: Record<string, unknown> = {}, headers: Record<string, string> = {}) =>
@@ -37,9 +62,13 @@ const bundle = (capabilities: readonly Asked[], more: Record<string, unknown> = 
   )
 const rows = () => house.app.store.credentials.list({ task: held.task as never, limit: 99 })
 const engine = (kind: string) => house.app.deps.engines.get(kind) as CredentialEngine
-/** Until the end of the test, or of `act`. */
+/** Until the end of the test. */
 const replace = (kind: string, parts: Partial<CredentialEngine>) =>
   void (house.app.deps.engines as Map<string, CredentialEngine>).set(kind, { ...engine(kind), ...parts })
+
+const mend = () => {
+  for (const [kind, engine] of usual) replace(kind, engine)
+}
 
 /** Nothing was handed over, nothing lives, and everything that was made is dead. */
 async function expectNothingLeft(made: number): Promise<void> {
@@ -259,6 +288,22 @@ describe('a bundle of which a part fails leaves nothing, and its answer names th
     expect(signed.split('.')).toHaveLength(3)
     expect((await introspect(house, signed)).body).toEqual({ active: false })
     await expectNothingLeft(2)
+  })
+
+  it('and a token for a server that asks nobody is not said to be exposed: it never left', async () => {
+    failing('mint', DB)
+    expect((await bundle([BLIND, DB])).status).toBe(502)
+    await expectNothingLeft(2)
+    // Its twin, which was settled and may have been on its way, is.
+    mend()
+    held = await ci.opened({ capabilities: [BLIND, DB] })
+    failing('extend', DB)
+    expect((await bundle([BLIND, DB])).status).toBe(502)
+    await house.work()
+    expect((await rows()).map(r => [r.capability, r.state]).sort()).toEqual([
+      [BLIND, 'revoking'],
+      [DB, 'revoked'],
+    ])
   })
 
   it('and its twin, in which nothing fails, is taken', async () => {

@@ -151,6 +151,37 @@ describe('run', () => {
     expect(await house.app.store.tasks.get(task as TaskId)).toMatchObject({ state: 'completed', endReason: 'completed' })
   })
 
+  test('several capabilities come as one bundle: the command has all of them, or it is not started and none is left', async () => {
+    const script = 'console.log(process.env.PGUSER, process.env.PGUSER_DEMO_ORDERS_DB, process.env.CURFEW_TOKEN, process.env.CURFEW_TASK)'
+    const t = await typeRun(['demo/orders-db', 'demo/orders-bearer', ...(await evidence())], script)
+    expect(await t.ended).toBe(0)
+    const [user, again, token, task] = t.out().trim().split(' ') as [string, string, string, string]
+    expect(again).toBe(user)
+    expect(t.err()).toMatch(/^crd_\w+, demo\/orders-db, .*\ncrd_\w+, demo\/orders-bearer, .*\ntask completed after/)
+    expect((await introspect(house, token, 'legacy')).body).toEqual({ active: false })
+    const made = (await house.app.store.credentials.list({ task: task as TaskId, limit: 9 })).map(c => [c.state, c.reason])
+    expect(made).toEqual([
+      ['revoked', 'completed'],
+      ['revoked', 'completed'],
+    ])
+
+    house.database.breakStep('mint', 'throw')
+    const failed = await typeRun(['demo/orders-bearer', 'demo/orders-db', '--json', ...(await evidence())], 'console.log("started")')
+    // The command line tries a sick backend again, each time under the same Idempotency-Key.
+    const exit = await failed.ended
+    house.database.mend()
+    expect({ exit, out: failed.out() }).toEqual({ exit: 125, out: '' })
+    const told = failed
+      .err()
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line))
+    expect(told.at(-1)).toMatchObject({ code: 'engine_failed', field: 'capabilities.1', capability: 'demo/orders-db' })
+    const left = (await house.app.store.credentials.list({ limit: 30 })).filter(c => c.reason === 'issuance_failed').map(c => c.state)
+    expect(left).toHaveLength(10)
+    expect(left).not.toContain('active')
+  })
+
   test('a risk signal ends the command', async () => {
     const t = await typeRun(
       ['demo/orders-db', '--heartbeat', '1s', ...(await evidence())],

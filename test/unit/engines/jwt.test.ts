@@ -159,13 +159,19 @@ describe('the death of an access token', () => {
   it('waits for its time where the audience asks nobody', async () => {
     const { engine, clock } = await house()
     const g = grant({ audience: audience({ introspects: false }) })
-    const row = rowOf(g, {})
+    const row = { ...rowOf(g, {}), kid: 'kid-ES256' }
     expect(row.revocationClass).toBe('expiry-only')
     await engine.destroy(row, signal)
     clock.at = new Date(g.expiresAt.getTime() - 1_000)
     expect(await engine.probe(row, signal)).toMatchObject({ outcome: 'waiting' })
     clock.at = g.expiresAt
     expect(await engine.probe(row, signal)).toMatchObject({ outcome: 'dead' })
+  })
+
+  it('is at once where it was never settled, whoever its audience asks: nobody has it', async () => {
+    const { engine } = await house({ live: false })
+    const row = { ...rowOf(grant({ audience: audience({ introspects: false }) }), {}), kid: null }
+    expect(await engine.probe(row, signal)).toEqual({ outcome: 'dead', looked: ['introspection'], detail: null })
   })
 
   it('leaves nothing behind anywhere: it is local, takes no parameters, and says so by the field', async () => {
