@@ -4,8 +4,10 @@ import type { z } from 'zod'
 import type { ErrorCode } from '../domain/errors.js'
 import type { Right } from '../domain/operator.js'
 
+export type HookScheme = 'hookGithub' | 'hookGitlab' | 'hookGitlabToken' | 'hookBuildkite'
+
 /** How callers show who they are; what each is made of stands in openapi-schemes.ts. */
-export type Scheme = 'taskToken' | 'proof' | 'operator' | 'guard' | 'resourceServer' | 'signalSource' | 'hookSource' | 'tokenUnderTest'
+export type Scheme = 'taskToken' | 'proof' | 'operator' | 'guard' | 'resourceServer' | 'signalSource' | HookScheme | 'tokenUnderTest'
 
 /** One way to succeed. */
 export interface Success {
@@ -32,7 +34,7 @@ export interface Declaration {
   /** It refuses in a sentence, as text/plain. */
   readonly plain?: true
   /** In a few words, for those who look for it. */
-  readonly summary?: string
+  readonly summary: string
   /** More than one line, where the summary would leave a caller wrong. */
   readonly description?: string
   /** Of a public route: what its answer judges itself, each alternative a set that goes together; `[]` is nothing at all. */
@@ -45,7 +47,7 @@ export interface Declaration {
   readonly params?: Readonly<Record<string, z.ZodType>>
   /** Each may come once; what is not optional must. */
   readonly headers?: Readonly<Record<string, z.ZodType>>
-  readonly successes?: Successes
+  readonly successes: Successes
   /** Beside those that follow from who may call, from a body, and from being a server at all. */
   readonly refuses?: readonly ErrorCode[]
 }

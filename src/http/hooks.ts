@@ -22,6 +22,20 @@ const KINDS = { github: githubHook, gitlab: gitlabSignedHook, 'gitlab-token': gi
   HookKind
 >
 
+/** What providers send beside the body: the kind of event, and a name of the delivery. Each kind of source demands its own. */
+const EVENT_HEADERS = Object.fromEntries(
+  [
+    'X-GitHub-Event',
+    'X-GitHub-Delivery',
+    'X-Gitlab-Event',
+    'webhook-id',
+    'webhook-timestamp',
+    'Idempotency-Key',
+    'X-Gitlab-Event-UUID',
+    'X-Buildkite-Event',
+  ].map(name => [name, z.string().max(500).optional()]),
+)
+
 /** The MAC of nobody: an unknown source takes as long to refuse as a known one. */
 const NOBODY = randomBytes(32).toString('hex')
 
@@ -44,12 +58,14 @@ export function hookRoutes(app: Express, doors: Doors): void {
     path: '/v1/hooks/:source',
     who: 'public',
     summary: 'A CI provider says that a job or a run is over',
-    shows: [['hookSource']],
-    // Each provider's own, of which only a few members are read.
+    description: "Each provider's own event, as its documentation has it; of it a few members are read. Which source it is, the path says.",
+    shows: [['hookGithub'], ['hookGitlab'], ['hookGitlabToken'], ['hookBuildkite']],
+    params: { source: z.string() },
+    headers: EVENT_HEADERS,
     rawBody: z.looseObject({}),
     raw: body,
-    successes: { 200: { what: 'a ping', body: z.object({ status: z.literal('ok') }) }, 202: { body: z.object({ status: z.enum(['accepted', 'ignored']) }) } },
-    refuses: ['attestation_refused', 'forbidden', 'rate_limited', 'unavailable'],
+    successes: { 200: { what: 'A ping.', body: z.object({ status: z.literal('ok') }) }, 202: { body: z.object({ status: z.enum(['accepted', 'ignored']) }) } },
+    refuses: ['forbidden', 'rate_limited'],
     answer: async ({ raw, req, params, requestId }) => {
       const source = authenticSource(doors, req, params.source, raw)
       const kind = kindOf(source)

@@ -27,11 +27,29 @@ export const SCHEMES = {
     name: 'Curfew-Signature',
     description: 't=<unix seconds>,v1=<hex HMAC-SHA256 of "<t>.<raw body>">, by the source that Curfew-Source names.',
   },
-  hookSource: {
+  hookGithub: {
     type: 'apiKey',
     in: 'header',
     name: 'X-Hub-Signature-256',
-    description: 'sha256=<hex HMAC-SHA256 of the raw body>, by the source in the path.',
+    description: 'Of a source of kind github: sha256=<hex HMAC-SHA256 of the raw body>.',
+  },
+  hookGitlab: {
+    type: 'apiKey',
+    in: 'header',
+    name: 'webhook-signature',
+    description: 'Of a source of kind gitlab (Standard Webhooks): v1,<base64 HMAC-SHA256 of "<webhook-id>.<webhook-timestamp>.<raw body>">.',
+  },
+  hookGitlabToken: {
+    type: 'apiKey',
+    in: 'header',
+    name: 'X-Gitlab-Token',
+    description: 'Of a source of kind gitlab that does not sign: the secret itself.',
+  },
+  hookBuildkite: {
+    type: 'apiKey',
+    in: 'header',
+    name: 'X-Buildkite-Signature',
+    description: 'Of a source of kind buildkite: timestamp=<unix seconds>,signature=<hex HMAC-SHA256 of "<timestamp>.<raw body>">.',
   },
   tokenUnderTest: {
     type: 'http',

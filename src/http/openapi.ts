@@ -102,7 +102,7 @@ function operationOf(d: Declaration, path: string, shared: Shared): Operation {
   const type = d.form ? 'application/x-www-form-urlencoded' : 'application/json'
   return {
     operationId: [d.method, ...path.split(/[^A-Za-z0-9]+/)].filter(Boolean).join('_'),
-    summary: d.summary ?? '',
+    summary: d.summary,
     ...(d.description ? { description: d.description } : {}),
     tags: [tagOf(path)],
     security: securityOf(d),
@@ -168,7 +168,7 @@ function successesOf(d: Declaration, shared: Shared): Record<string, Answer> {
       ...(Object.keys(content).length > 0 ? { content } : {}),
     }
   }
-  return Object.fromEntries(Object.entries(d.successes ?? {}).map(([status, success]) => [status, told(success)]))
+  return Object.fromEntries(Object.entries(d.successes).map(([status, success]) => [status, told(success)]))
 }
 
 /** Where a status is an answer and a refusal as well, the media type tells which. */

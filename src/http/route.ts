@@ -83,7 +83,7 @@ export interface Answer {
 }
 
 /** An answer that the route has declared: another status, or a body of another shape, does not compile. */
-type Answered<S extends Successes> = Successes extends S ? Answer : { [N in keyof S]: OneOf<N, S[N]> }[keyof S]
+type Answered<S extends Successes> = { [N in keyof S]: OneOf<N, S[N]> }[keyof S]
 type OneOf<Status, D> =
   | (D extends { readonly body: infer Z extends z.ZodType } ? { readonly status: Status; readonly body: Shown<z.output<Z>> } & Headed<D> : never)
   | (D extends { readonly text: unknown } ? { readonly status: Status; readonly body?: string; readonly stream?: (res: Response) => void } & Headed<D> : never)
@@ -105,14 +105,14 @@ export interface Route<B, Q, H extends Headers, S extends Successes> extends Dec
   readonly raw?: (req: Request) => Promise<Buffer>
   readonly query?: z.ZodType<Q>
   readonly headers?: H
-  readonly successes?: S
+  readonly successes: S
   readonly answer: (call: Call<B, Q, H>) => Promise<Answered<S>>
 }
 
 /** A request may take this long in all; what it has begun at a backend has its own deadlines. */
 const REQUEST_MS = 20_000
 
-export function route<B = undefined, Q = undefined, const H extends Headers = Record<never, never>, const S extends Successes = Successes>(
+export function route<B = undefined, Q = undefined, const H extends Headers = Record<never, never>, const S extends Successes = Record<never, never>>(
   app: Express,
   doors: Doors,
   spec: Route<B, Q, H, S>,

@@ -82,9 +82,26 @@ describe('/openapi.json', () => {
     expect(new Set(routes.filter(r => !isSayable(r)).map(r => r.path))).toEqual(new Set(['/v1/forward-auth/envoy', '/v1/forward-auth/envoy/{rest}']))
   })
 
-  it('names each operation once', () => {
+  it('names each operation once, says of each in a line what it is for, and how it succeeds', () => {
     const all = operations()
     expect(new Set(all.map(o => o.operationId)).size).toBe(all.length)
+    for (const { name, summary, security, responses } of all) {
+      expect(summary, name).toMatch(/^\S.{2,120}$/)
+      expect(security.length, name).toBeGreaterThan(0)
+      expect(
+        Object.keys(responses).some(status => status < '300'),
+        name,
+      ).toBe(true)
+    }
+  })
+
+  it('H19 the table of routes is the one that was looked at last: who may call what', async () => {
+    const by = (set: Readonly<Record<string, readonly string[]>>) =>
+      Object.entries(set)
+        .map(([scheme, rights]) => [scheme, ...rights].join(':'))
+        .join('+') || 'anyone'
+    const table = operations().map(({ name, security }) => `${name}  ${security.map(by).join(' | ')}`)
+    await expect(`${table.sort().join('\n')}\n`).toMatchFileSnapshot('routes.txt')
   })
 
   it('says who may call as the route does: without credentials nothing is done that demands them', async () => {

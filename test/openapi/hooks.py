@@ -148,9 +148,13 @@ def signal_source(request, path):
     request.headers["Curfew-Signature"] = f"t={at},v1={mac}"
 
 
-def hook_source(request, path):
+def github(request, path):
     mac = hmac.new(SIGNAL_SECRET, bytes_of(request), hashlib.sha256).hexdigest()
     request.headers["X-Hub-Signature-256"] = f"sha256={mac}"
+
+
+def header(name, value):
+    return lambda request, path: request.headers.update({name: value})
 
 
 def bearer(text):
@@ -167,8 +171,16 @@ ANSWERS = {
     "taskToken": task_token,
     "proof": bare_proof,
     "signalSource": signal_source,
-    "hookSource": hook_source,
+    "hookGithub": github,
+    # No source of these kinds is registered in the world of the run.
+    "hookGitlab": header("webhook-signature", "v1,AAAA"),
+    "hookGitlabToken": header("X-Gitlab-Token", SIGNAL_SECRET.decode()),
+    "hookBuildkite": header("X-Buildkite-Signature", "timestamp=1,signature=" + "0" * 64),
 }
+
+
+def often():
+    return chance.random() < 0.7
 
 
 class Signed(requests.auth.AuthBase):
@@ -187,7 +199,8 @@ class ByTheDocument:
     """One of the alternatives that the operation declares, each time another."""
 
     def get(self, case, context):
-        return list(chance.choice(context.operation.definition.raw.get("security") or [{}]))
+        sets = context.operation.definition.raw.get("security") or [{}]
+        return list(sets[0] if often() else chance.choice(sets))
 
     def set(self, case, schemes, context):
         if schemes:
@@ -208,10 +221,6 @@ PREFIXES = {
 }
 ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
 CAPABILITIES = ["demo/orders-ro", "demo/orders-bearer", "demo/orders-db"]
-
-
-def often():
-    return chance.random() < 0.7
 
 
 def evidence():
