@@ -10,13 +10,13 @@ import type { BrokerDeps } from './deps.js'
 import { termsOf } from './grant.js'
 import { issue } from './issue.js'
 import { type Issued, make } from './make.js'
-import { demandClient, openTask, planTask, type TaskAsk } from './open-task.js'
+import { type CallerAsk, demandClient, openTask, planTask, recognize, type TaskTerms } from './open-task.js'
 import { prove } from './prove.js'
 import { capabilityAt, ourselves, type TargetAsk, targetOf } from './target.js'
 import { signTaskToken } from './task-token.js'
 
 /** What a task object says (RFC 9396). */
-export type TaskObject = Pick<TaskAsk, 'purpose' | 'capabilities' | 'lifeSeconds' | 'owner' | 'labels' | 'heartbeatSeconds'> & {
+export type TaskObject = Omit<TaskTerms, 'atOnce'> & {
   readonly ttlSeconds: number | null
 }
 
@@ -29,7 +29,7 @@ export interface OpenTaskObject {
   readonly ttlSeconds: number | null
 }
 
-export interface ExchangeAsk extends Pick<TaskAsk, 'evidence' | 'grant' | 'presented' | 'clientId'> {
+export interface ExchangeAsk extends CallerAsk {
   /** Null: the caller knows OAuth only, and names what it needs by resource server and scope. */
   readonly task: TaskObject | OpenTaskObject | null
   readonly target: TargetAsk
@@ -48,11 +48,13 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
     const { task, token } = await openTask(deps, { ...ask, ...taskAlone(ask, target) }, requestId, signal)
     return { task, taskToken: token, issued: null }
   }
+  if (ask.task && 'identifier' in ask.task) return further(deps, { ...ask, task: ask.task }, target, requestId, signal)
+  // Before anything is said of capabilities: which there are is no stranger's to learn (T59).
+  const who = await recognize(deps, ask, requestId, signal)
   const capability = capabilityAt(deps, target, ask.task?.capabilities ?? null, ask.target)
-  if (ask.task && 'identifier' in ask.task) return further(deps, { ...ask, task: ask.task }, capability, requestId, signal)
   const wanted = ask.task ?? forOneToken(deps, target, capability)
   const atOnce = { capability: capability.name, ttlSeconds: wanted.ttlSeconds }
-  const { task, above, decisions, marks, context } = await planTask(deps, { ...ask, ...wanted, atOnce }, requestId, signal)
+  const { task, above, decisions, marks, context } = await planTask(deps, who, { ...wanted, atOnce })
   demandFresh(deps, task.attestation, capability)
   const permit = decisions.find(d => d.capability === capability.name) as Decision
   // The deadline is the store's to set; the grant is clamped by the life asked for, and by the store once more.
@@ -72,7 +74,7 @@ export async function exchange(deps: BrokerDeps, ask: ExchangeAsk, requestId: st
 async function further(
   deps: BrokerDeps,
   ask: ExchangeAsk & { readonly task: OpenTaskObject },
-  capability: Capability,
+  target: Audience,
   requestId: string | null,
   signal: AbortSignal,
 ): Promise<Exchanged> {
@@ -86,6 +88,7 @@ async function further(
   if (purpose !== null && purpose !== task.purpose)
     throw new CurfewError('malformed', 'is not that of the task', { reason: 'invalid_field', field: `${at}.purpose` })
   demandClient(ask.clientId, task.attestation.identity)
+  const capability = capabilityAt(deps, target, ask.task.capabilities, ask.target)
   const asked = { capability: capability.name, ttlSeconds, params: {}, evidence: ask.evidence, idempotency: null }
   const issued = await issue(deps, { task, jkt, marks: [mark] }, asked, requestId, signal)
   return { task, taskToken: await signTaskToken(deps, task), issued: { ...issued, capability } }

@@ -10,10 +10,11 @@ import { authorizeBelow, capabilityNamed, recordingDenials } from './authorize.j
 import type { BrokerDeps } from './deps.js'
 import { evidenceMarks, identify } from './identify.js'
 import { type Presented, prove } from './prove.js'
-import { attestationBelow, childBelow, redeem } from './redeem.js'
+import { attestationBelow, childBelow, type Redeemed, redeem } from './redeem.js'
 import { signTaskToken } from './task-token.js'
 
-export interface TaskAsk {
+/** Who asks, and by what. */
+export interface CallerAsk {
   /** Null below a grant that is bound to the caller's key. */
   readonly evidence: Evidence | null
   /** Opens the task below the one that gave this. */
@@ -21,6 +22,9 @@ export interface TaskAsk {
   readonly presented: Presented
   /** What the caller calls itself, when it does: its identity, or it is another (RFC 7521 section 4.2). */
   readonly clientId?: string | null
+}
+
+export interface TaskTerms {
   readonly purpose: string
   readonly capabilities: readonly string[]
   readonly lifeSeconds: number | null
@@ -29,6 +33,17 @@ export interface TaskAsk {
   readonly heartbeatSeconds: number | null
   /** The credential that is asked for together with the task: policy may look at the life that it is to have. */
   readonly atOnce?: { readonly capability: string; readonly ttlSeconds: number | null }
+}
+
+export type TaskAsk = CallerAsk & TaskTerms
+
+/** Verified, not yet judged; nothing of it is used up. */
+export interface Recognized {
+  readonly attestation: TaskAttestation
+  readonly jkt: string
+  readonly redeemed: Redeemed | null
+  readonly marks: readonly Mark[]
+  readonly context: Context
 }
 
 export interface OpenedTask {
@@ -47,12 +62,12 @@ export interface PlannedTask {
 }
 
 export async function openTask(deps: BrokerDeps, ask: TaskAsk, requestId: string | null, signal: AbortSignal): Promise<OpenedTask> {
-  const { task, decisions, marks, context } = await planTask(deps, ask, requestId, signal)
+  const { task, decisions, marks, context } = await planTask(deps, await recognize(deps, ask, requestId, signal), ask)
   const opened = await recordingDenials(deps, decisions, context, () => deps.store.tasks.open(task, decisions, marks, context))
   return { task: opened, token: await signTaskToken(deps, opened) }
 }
 
-export async function planTask(deps: BrokerDeps, ask: TaskAsk, requestId: string | null, signal: AbortSignal): Promise<PlannedTask> {
+export async function recognize(deps: BrokerDeps, ask: CallerAsk, requestId: string | null, signal: AbortSignal): Promise<Recognized> {
   const { jkt, mark } = await prove(deps, ask.presented)
   const redeemed = ask.grant === null ? null : await redeem(deps, ask.grant, jkt)
   const own = ask.evidence && (await identify(deps, ask.evidence, signal))
@@ -60,8 +75,12 @@ export async function planTask(deps: BrokerDeps, ask: TaskAsk, requestId: string
   if (!attestation) throw new CurfewError('malformed', 'evidence is required', { reason: 'parameter_missing', field: 'subject_token' })
   demandClient(ask.clientId, attestation.identity)
   const marks = [mark, ...(redeemed ? [redeemed.mark] : []), ...(own ? await evidenceMarks(deps, own, jkt) : [])]
-  const context: Context = { requestId, actor: { kind: 'workload', id: attestation.identity } }
+  return { attestation, jkt, redeemed, marks, context: { requestId, actor: { kind: 'workload', id: attestation.identity } } }
+}
 
+/** Every capability is judged here, and nothing is written but denials. */
+export async function planTask(deps: BrokerDeps, who: Recognized, ask: TaskTerms): Promise<PlannedTask> {
+  const { attestation, jkt, redeemed, marks, context } = who
   const lifeSeconds = ask.lifeSeconds ?? deps.tasks.defaultLifeSeconds
   if (lifeSeconds > deps.tasks.maxLifeSeconds) {
     throw new CurfewError('malformed', `a task may live ${deps.tasks.maxLifeSeconds} seconds at most`, { reason: 'life_too_long', field: 'life_seconds' })

@@ -182,6 +182,21 @@ describe('a caller that knows OAuth only', () => {
     expect(word(await asks(['resource', ORDERS], ['scope', scope]))).toBe(`400 invalid_scope ${reason}`)
   })
 
+  it('T59 a stranger hears nothing of capabilities: what is wrong with the evidence comes first', async () => {
+    const stranger = async (form: Record<string, string>) =>
+      word(await send(Object.entries({ grant_type: EXCHANGE, subject_token: 'a.b.c', subject_token_type: ID_TOKEN, resource: ORDERS, ...form })))
+    for (const form of [
+      { scope: 'orders:read' },
+      { scope: 'no:such' },
+      { authorization_details: details() },
+      { authorization_details: details({ capabilities: ['no/such'] }) },
+    ])
+      expect(await stranger(form)).toBe('400 invalid_request issuer_unknown')
+    expect(word(await asks(['resource', ORDERS], ['authorization_details', details({ capabilities: ['no/such'] })]))).toBe(
+      '400 invalid_authorization_details capability_unknown',
+    )
+  })
+
   it('with neither a target nor a task object it is told what to name', async () => {
     expect(word(await asks())).toBe('400 invalid_target resource_missing')
     expect(word(await asks(['scope', 'orders:read']))).toBe('400 invalid_target resource_missing')
