@@ -1,7 +1,11 @@
 import { defineConfig } from 'vitest/config'
 
 /** What production reads compiled, tests read as it is written. */
-const alias = { '#failpoint': new URL('./src/failpoint.ts', import.meta.url).pathname }
+const alias = {
+  '#failpoint': new URL('./src/failpoint.ts', import.meta.url).pathname,
+  // What an example imports is the very thing that the tests look at.
+  'curfew/engine': new URL('./src/contract/engine.ts', import.meta.url).pathname,
+}
 
 /** The models stop a verb at its failpoints, in the process that tests it. */
 const armed = { '#failpoint': new URL('./test/models/failpoint.ts', import.meta.url).pathname }

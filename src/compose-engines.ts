@@ -1,7 +1,7 @@
 /** Owns the choice of engines: those that the configured capabilities need, and no other. */
 import type { Log } from './broker/deps.js'
 import type { VaultKind } from './compose-vault.js'
-import type { Config } from './config-schema.js'
+import { BUILT_IN_ENGINES, type Config } from './config-schema.js'
 import type { CredentialId } from './domain/ids.js'
 import { jwtEngine } from './engines/jwt.js'
 import { memoryEngine } from './engines/memory.js'
@@ -23,11 +23,24 @@ export interface Engines {
 }
 
 export async function composeEngines(config: Config, deps: EngineDeps): Promise<Engines> {
+  const closing: (() => Promise<void>)[] = []
+  const close = async () => {
+    for (const one of closing.splice(0)) await one()
+  }
+  try {
+    return { ...(await composed(config, deps, closing)), close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+async function composed(config: Config, deps: EngineDeps, closing: (() => Promise<void>)[]): Promise<Omit<Engines, 'close'>> {
   const engines = new Map<string, CredentialEngine>()
   const reconcilables: Reconcilable[] = []
-  const closing: (() => Promise<void>)[] = []
   const atVault = new Set<VaultKind>()
-  for (const kind of new Set(config.capabilities.map(c => c.engine))) {
+  const needed = new Set(config.capabilities.map(c => c.engine))
+  for (const kind of BUILT_IN_ENGINES.filter(k => needed.has(k))) {
     switch (kind) {
       case 'jwt':
         engines.set(kind, jwtEngine({ ...deps, issuerUrl: config.server.url }))
@@ -52,11 +65,12 @@ export async function composeEngines(config: Config, deps: EngineDeps): Promise<
     if (made.reconcilable) reconcilables.push(made.reconcilable)
     closing.push(made.close)
   }
-  return {
-    engines,
-    reconcilables,
-    async close() {
-      for (const close of closing) await close()
-    },
+  for (const [i, entry] of config.engines.entries()) {
+    // Loaded here: a house without one runs no code but ours.
+    const { loadEngine } = await import('./compose-modules.js')
+    const { engine, close } = await loadEngine(entry, i, deps)
+    engines.set(entry.kind, engine)
+    closing.push(close)
   }
+  return { engines, reconcilables }
 }

@@ -3,7 +3,7 @@ import type { z } from 'zod'
 import { createTarget, type Target } from './clients/target.js'
 import type { VaultClient } from './clients/vault.js'
 import type { EngineDeps } from './compose-engines.js'
-import type { Config } from './config-schema.js'
+import type { BuiltInEngine, Config } from './config-schema.js'
 import { within } from './domain/deadline.js'
 import type { VaultEngineDeps } from './engines/issuance-token.js'
 import { DATABASE_PARAMETERS, vaultDatabaseEngine } from './engines/vault-database.js'
@@ -14,8 +14,7 @@ import { TOKEN_PARAMETERS, vaultTokenEngine } from './engines/vault-token.js'
 import { vaultUpstream } from './engines/vault-upstream.js'
 import type { CredentialEngine, Reconcilable } from './ports.js'
 
-type Capability = Config['capabilities'][number]
-export type VaultKind = Extract<Capability['engine'], `vault-${string}`>
+export type VaultKind = Extract<BuiltInEngine, `vault-${string}`>
 
 export interface VaultEngines {
   readonly engines: ReadonlyMap<VaultKind, CredentialEngine>

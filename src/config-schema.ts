@@ -18,6 +18,10 @@ const hostPort = z
   .regex(/^(\[[0-9a-f:]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, 'must be host:port')
   .refine(at => Number(at.slice(at.lastIndexOf(':') + 1)) <= 65_535, 'has a port above 65535')
 
+/** Engines of ours. */
+export const BUILT_IN_ENGINES = ['jwt', 'vault-database', 'vault-pki', 'vault-ssh', 'vault-token', 'memory'] as const
+export type BuiltInEngine = (typeof BUILT_IN_ENGINES)[number]
+
 /** Secrets are named, not written. */
 export const SECRET_REF = z.union([z.strictObject({ env: text(128) }), z.strictObject({ file: text(1024) })], {
   error: 'is a secret, which is named and not written here: { env: NAME } or { file: PATH }',
@@ -136,7 +140,8 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
   const capability = z.strictObject({
     name: capabilityName,
     summary: text(300),
-    engine: z.enum(['jwt', 'vault-database', 'vault-pki', 'vault-ssh', 'vault-token', 'memory']),
+    /** One of ours, or of `engines`. */
+    engine: name,
     parameters,
     /** A login at the target database that may end sessions and see roles: what makes the probe a real one. */
     target: z.strictObject({ url: secret }).optional(),
@@ -156,6 +161,21 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     sensitivity: z.enum(['low', 'medium', 'high']).default('medium'),
     intent: z.enum(['read', 'write', 'destructive']),
     maxLive: z.int().min(1).max(1_000_000).default(1_000),
+  })
+
+  /** Code of the operator's choice: an engine that is not ours, in a file of this machine (docs/engines.md). */
+  const engineModule = z.strictObject({
+    kind: name.refine(kind => !(BUILT_IN_ENGINES as readonly string[]).includes(kind) && !kind.startsWith('vault-'), 'is the name of an engine of ours'),
+    module: z
+      .string()
+      .max(1_024)
+      .regex(/\.m?js$/, 'must be a file that ends in .js or .mjs')
+      .refine(path => !/^[a-z][a-z0-9+.-]*:/i.test(path), 'must be a path: nothing is loaded from elsewhere')
+      .transform(toPath),
+    /** What the engine says of itself, so that plans and views know it without running it. */
+    revocation: z.enum(['backend', 'expiry-only']),
+    settings: parameters,
+    secrets: z.record(name, secret).default({}),
   })
 
   const cap = z.int().min(1).max(1_000_000).default(100)
@@ -267,6 +287,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       .optional(),
     issuers: z.array(z.discriminatedUnion('kind', [oidcIssuer, spiffeIssuer, registeredIssuer])).min(1),
     audiences: z.array(audience).default([]),
+    engines: z.array(engineModule).default([]),
     capabilities: z.array(capability).min(1),
     policies: z.strictObject({ dir: file }),
     signals: signals.default({ sources: [], rules: [] }),
@@ -344,13 +365,21 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       }
       if (issuer.kind === 'registered') unique(issuer.agents, ['issuers', i, 'agents'])
     }
+    const kinds = new Set<string>()
+    for (const [i, e] of config.engines.entries()) {
+      if (kinds.has(e.kind)) refuse(['engines', i, 'kind'], `is used twice: ${e.kind}`)
+      kinds.add(e.kind)
+    }
     for (const [i, c] of config.capabilities.entries()) {
       if (c.audience !== undefined && !audiences.has(c.audience)) refuse(['capabilities', i, 'audience'], `names no audience: ${c.audience}`)
+      if (!(BUILT_IN_ENGINES as readonly string[]).includes(c.engine) && !kinds.has(c.engine))
+        refuse(['capabilities', i, 'engine'], `names no engine: ${c.engine}; ours are ${BUILT_IN_ENGINES.join(', ')}`)
       if (c.engine === 'jwt' && c.audience === undefined) refuse(['capabilities', i, 'audience'], 'the jwt engine needs an audience')
       if (c.ttlSeconds > c.maxTtlSeconds) refuse(['capabilities', i, 'ttlSeconds'], 'is above maxTtlSeconds')
       if (c.engine === 'memory' && config.mode === 'production') refuse(['capabilities', i, 'engine'], 'memory is for dev, demo and tests')
-      if (c.engine.startsWith('vault-') && !config.vault) refuse(['vault'], `is needed by capability ${c.name}`)
     }
+    const atVault = config.capabilities.find(c => c.engine.startsWith('vault-'))
+    if (atVault && !config.vault) refuse(['vault'], `is needed by capability ${atVault.name}`)
     if (config.signer.kind === 'transit' && !config.vault) refuse(['vault'], 'is needed by signer.kind transit')
     for (const [i, s] of config.signals.sources.entries()) {
       for (const [j, n] of s.issuers.entries()) if (!issuers.has(n)) refuse(['signals', 'sources', i, 'issuers', j], `names no trust issuer: ${n}`)

@@ -5,7 +5,7 @@ import { z } from 'zod'
 import { type Problem, readTree, type Tree } from './config-file.js'
 import { type ForwardAuthSettings, forwardAuthSettings } from './config-forward-auth.js'
 import { keysAt, nearest, type Setting, settingsOf } from './config-keys.js'
-import { type Config, configSchema, type SecretRef } from './config-schema.js'
+import { type BuiltInEngine, type Config, configSchema, type SecretRef } from './config-schema.js'
 import { type Audience, type Capability, type RevocationClass, weakerClass } from './domain/capability.js'
 import { CurfewError } from './domain/errors.js'
 import { Secret } from './domain/secret.js'
@@ -91,7 +91,7 @@ export const ENGINE_CLASS = {
   'vault-ssh': 'expiry-only',
   'vault-token': 'backend',
   memory: 'backend',
-} as const satisfies Record<Config['capabilities'][number]['engine'], RevocationClass>
+} as const satisfies Record<BuiltInEngine, RevocationClass>
 
 export function toAudiences(config: Config): Audience[] {
   return config.audiences.map(a => ({ name: a.name, uri: a.uri, senderConstrained: a.senderConstrained, alg: a.alg, introspects: a.secret !== undefined }))
@@ -100,10 +100,16 @@ export function toAudiences(config: Config): Audience[] {
 /** The class shown is the weaker of the engine's and the audience's. */
 export function toCapabilities(config: Config): Capability[] {
   const audiences = new Map(toAudiences(config).map(a => [a.name, a]))
+  const classes = new Map<string, RevocationClass>([...Object.entries(ENGINE_CLASS), ...config.engines.map(e => [e.kind, e.revocation] as const)])
+  const classOf = (engine: string) => {
+    const found = classes.get(engine)
+    if (!found) throw new TypeError(`the schema demands an engine ${engine}`)
+    return found
+  }
   return config.capabilities.map(({ audience, target: _target, ...rest }) => ({
     ...rest,
     audience: audience ?? null,
-    revocation: weakerClass(ENGINE_CLASS[rest.engine], audience === undefined ? null : (audiences.get(audience) ?? null)),
+    revocation: weakerClass(classOf(rest.engine), audience === undefined ? null : (audiences.get(audience) ?? null)),
   }))
 }
 

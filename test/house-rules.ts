@@ -77,7 +77,10 @@ export const ROOMS: Readonly<Record<string, { readonly may: readonly string[]; r
   http: { may: [...NOUNS, 'broker', 'log'], because: 'doors call verbs; which adapters stand behind them is not theirs to know' },
   guard: { may: ['domain'], because: 'resource servers import it without our broker' },
   client: { may: ['domain'], because: 'workloads import it without our broker' },
-  compose: { may: [...NOUNS, 'broker', 'config', 'log', 'metrics', ...ADAPTERS], because: 'it names implementations, and nothing that stands above it' },
+  compose: {
+    may: [...NOUNS, 'broker', 'config', 'contract', 'log', 'metrics', ...ADAPTERS],
+    because: 'it names implementations, and nothing that stands above it',
+  },
   readiness: { may: [...NOUNS, 'broker', 'compose', 'http', 'log'], because: 'it answers over a composed app' },
   serve: {
     may: [...NOUNS, 'broker', 'config', 'compose', 'feed', 'http', 'log', 'loops', 'metrics', 'readiness'],

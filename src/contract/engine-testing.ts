@@ -189,8 +189,8 @@ export function engineCases(revocation: Exclude<RevocationClass, 'instant'>, mak
       if (revocation === 'backend' || failure !== undefined) assert.ok(failure instanceof CurfewError, 'a backend that did not answer is an error of ours')
       assert.notEqual(probe, 'dead')
       const told = failure instanceof CurfewError ? `${failure.message} ${JSON.stringify(failure)}` : ''
-      for (const word of [...house.secrets(fields), house.attribution(fields), ...Object.values(minted.handle)])
-        assert.ok(!told.includes(String(word)), 'an error tells what must not travel')
+      for (const word of [...house.secrets(fields), house.attribution(fields), ...Object.values(minted.handle).filter(v => typeof v === 'string')])
+        assert.ok(!told.includes(word), 'an error tells what must not travel')
       await dead(house, row)
       if (revocation === 'backend') assert.equal(await house.usable(fields), false)
     }),

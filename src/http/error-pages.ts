@@ -93,6 +93,7 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
       key_kind_unknown: 'There are no keys of that algorithm for that class of tokens.',
       secret_invalid: 'The secret of a webhook cannot be one of its kind: configuration.',
       config_missing: 'There is no readable configuration.',
+      engine_refused: 'An engine that the configuration loads from a file was not taken; `field` says of which entry what is wrong.',
       config_invalid: 'The configuration is refused; every problem is listed.',
       setting_invalid: 'A setting is refused.',
       policies_refused: 'The policies cannot be loaded; the set that was in force stays in force.',

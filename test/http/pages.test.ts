@@ -220,6 +220,9 @@ const PLAYED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'docs/oauth.md': { js: 'test/http/oauth-page.test.ts', yaml: 'here', sh: 'test/integration/parties.test.ts' },
   'docs/http-api.md': { json: 'here' },
   'docs/forward-auth.md': { nginx: 'test/integration/nginx.test.ts', yaml: 'was not run', '': 'was not run', sh: 'here' },
+  'docs/engines.md': { ts: 'test/unit/engine-suite.test.ts', yaml: 'test/unit/engine-suite.test.ts' },
+  'docs/ssh.md': { sh: 'test/integration/ssh.test.ts', sshd_config: 'test/integration/ssh.test.ts' },
+  'examples/engine-redis-acl/README.md': { yaml: 'test/integration/engine-redis-acl.test.ts', sh: 'test/integration/engine-redis-acl.test.ts' },
   'examples/orders-api/README.md': { sh: 'here', ts: 'here' },
   'examples/orders-python/README.md': { yaml: 'here', sh: 'here' },
 }

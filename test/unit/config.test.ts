@@ -8,6 +8,9 @@ import { PUBLISH_AHEAD_MIN } from '../../src/config-schema.js'
 import { CurfewError } from '../../src/domain/errors.js'
 import { Secret } from '../../src/domain/secret.js'
 import { DATABASE_PARAMETERS } from '../../src/engines/vault-database.js'
+import { PKI_PARAMETERS } from '../../src/engines/vault-pki.js'
+import { SSH_PARAMETERS } from '../../src/engines/vault-ssh.js'
+import { TOKEN_PARAMETERS } from '../../src/engines/vault-token.js'
 import { JWKS_MAX_AGE } from '../../src/http/metadata.js'
 
 const EXAMPLE = readFileSync(new URL('../../config/curfew.example.yaml', import.meta.url), 'utf8')
@@ -54,7 +57,15 @@ describe('the example', () => {
   test('loads as a production configuration', () => {
     expect(config.mode).toBe('production')
     expect(config.issuers.map(i => i.name)).toEqual(['github', 'mesh', 'agents', 'cluster', 'gitlab', 'buildkite', 'circleci'])
-    expect(config.capabilities.map(c => c.name)).toEqual(['db/orders-ro', 'demo/orders-ro', 'demo/orders-bearer', 'deploy/prod'])
+    expect(config.capabilities.map(c => c.name)).toEqual([
+      'db/orders-ro',
+      'demo/orders-ro',
+      'demo/orders-bearer',
+      'deploy/prod',
+      'tls/orders-client',
+      'ssh/orders-deploy',
+      'kv/orders-config',
+    ])
   })
 
   test('its relative paths start at the folder of the file, absolute ones stay', () => {
@@ -63,8 +74,10 @@ describe('the example', () => {
     expect(mesh?.bundle).toEqual({ file: '/etc/curfew/trust/example.org.bundle.json' })
   })
 
-  test('the database engine accepts its parameters, and another role name breaks them', () => {
+  test('the engines of Vault accept their parameters, and another role name breaks them', () => {
     const parameters = config.capabilities[0]?.parameters
+    const shapes = { 'vault-database': DATABASE_PARAMETERS, 'vault-pki': PKI_PARAMETERS, 'vault-ssh': SSH_PARAMETERS, 'vault-token': TOKEN_PARAMETERS }
+    for (const c of config.capabilities) if (c.engine !== 'jwt') expect(shapes[c.engine as keyof typeof shapes].safeParse(c.parameters).error).toBeUndefined()
     expect(DATABASE_PARAMETERS.safeParse(parameters).success).toBe(true)
     expect(DATABASE_PARAMETERS.safeParse({ ...parameters, role: '../x' }).success).toBe(false)
   })
@@ -85,6 +98,9 @@ describe('the example', () => {
       ['demo/orders-ro', 'instant'],
       ['demo/orders-bearer', 'instant'],
       ['deploy/prod', 'instant'],
+      ['tls/orders-client', 'backend'],
+      ['ssh/orders-deploy', 'expiry-only'],
+      ['kv/orders-config', 'backend'],
     ])
     expect(toCapabilities(config)[0]?.audience).toBeNull()
 
@@ -185,6 +201,22 @@ test('P43 a key is published for longer than anybody may keep the key set', () =
   expect(loadText(EXAMPLE).config.signer.publishAheadSeconds).toBeGreaterThanOrEqual(PUBLISH_AHEAD_MIN)
 })
 
+const REDIS = { kind: 'redis-acl', module: 'engines/redis.js', revocation: 'backend', settings: { port: 1 }, secrets: { admin: { file: '/run/secrets/r' } } }
+
+test('an engine that is not ours: its path starts at the folder of the file, its secrets are read, its class is known without running it', () => {
+  const { config } = loadText(
+    bent(t => {
+      t.engines = [REDIS]
+      Object.assign(t.capabilities[1], { engine: 'redis-acl', audience: undefined })
+    }),
+  )
+  expect(config.engines[0]).toMatchObject({ module: '/etc/curfew/engines/redis.js', settings: { port: 1 } })
+  expect(config.engines[0]?.secrets.admin?.reveal().token).toBe(CANARY)
+  expect(toCapabilities(config)[1]?.revocation).toBe('backend')
+  // Nothing of it can be said by the environment: whoever starts us must not choose what we run.
+  expect(loadText(EXAMPLE, { env: { CURFEW_ENGINES: JSON.stringify([REDIS]), CURFEW_ENGINES_0_MODULE: '/tmp/x.js' } }).config.engines).toEqual([])
+})
+
 describe('cross-field rules, each with its path', () => {
   const cases: [string, (t: Bent) => void, string][] = [
     ['http in production', t => (t.server.url = 'http://curfew.example'), 'server.url: must be https outside dev mode'],
@@ -206,6 +238,14 @@ describe('cross-field rules, each with its path', () => {
     ['a jwt capability without audience', t => delete t.capabilities[1].audience, 'capabilities.1.audience: the jwt engine needs an audience'],
     ['a life above its ceiling', t => (t.capabilities[0].ttlSeconds = 901), 'capabilities.0.ttlSeconds: is above maxTtlSeconds'],
     ['a database capability without vault', t => delete t.vault, 'vault: is needed by capability db/orders-ro'],
+    ['an engine of nobody', t => (t.capabilities[0].engine = 'redis-acl'), 'capabilities.0.engine: names no engine: redis-acl'],
+    ['an engine that takes the name of ours', t => (t.engines = [{ ...REDIS, kind: 'vault-pki' }]), 'engines.0.kind: is the name of an engine of ours'],
+    ['an engine twice', t => (t.engines = [REDIS, REDIS]), 'engines.1.kind: is used twice: redis-acl'],
+    ['an engine from elsewhere', t => (t.engines = [{ ...REDIS, module: 'https://evil.example/e.js' }]), 'engines.0.module: must be a path'],
+    ['an engine that is data', t => (t.engines = [{ ...REDIS, module: 'data:text/javascript,0//e.js' }]), 'engines.0.module: must be a path'],
+    ['an engine of a package', t => (t.engines = [{ ...REDIS, module: 'redis-acl' }]), 'engines.0.module: must be a file that ends in .js or .mjs'],
+    ['an engine whose secret is written out', t => (t.engines = [{ ...REDIS, secrets: { admin: 'redis://x' } }]), 'engines.0.secrets.admin: is a secret'],
+    ['an engine of a class that is none of the two', t => (t.engines = [{ ...REDIS, revocation: 'instant' }]), 'engines.0.revocation'],
     ['a signal about strangers', t => (t.signals.sources[0].issuers = ['nobody']), 'signals.sources.0.issuers.0: names no trust issuer: nobody'],
     ['a rule of an unknown source', t => (t.signals.rules[0].source = 'nobody'), 'signals.rules.0.source: names no signal source: nobody'],
     ['a rule name twice', t => (t.signals.rules[1].name = t.signals.rules[0].name), 'signals.rules.1.name: is used twice'],
@@ -248,7 +288,7 @@ describe('cross-field rules, each with its path', () => {
   test('a transit signer without a vault section is refused', () => {
     const text = bent(t => {
       t.signer = { kind: 'transit', key: 'curfew' }
-      t.capabilities.shift()
+      t.capabilities = t.capabilities.filter((c: Bent) => c.engine === 'jwt')
       delete t.vault
     })
     expect(problemsOf(text)).toEqual(['vault: is needed by signer.kind transit'])
@@ -257,7 +297,7 @@ describe('cross-field rules, each with its path', () => {
     const text = bent(t => {
       Object.assign(t, { mode: 'dev', store: { kind: 'memory' }, queue: { kind: 'memory' } })
       t.server.url = 'http://127.0.0.1:8787'
-      t.capabilities[0].engine = 'memory'
+      for (const c of t.capabilities) if (c.engine !== 'jwt') c.engine = 'memory'
       delete t.vault
     })
     expect(problemsOf(text)).toEqual([])
