@@ -170,8 +170,8 @@ async function undo(deps: BrokerDeps, { engine, credential, unrecorded, minted }
   const warn = (message: string) => (error: unknown) => deps.log.warn({ err: error, credential: credential.id }, message)
   // No row leads to it: whoever holds the handle destroys it.
   if (unrecorded) await engine.destroy({ ...credential, handle: unrecorded }, within(UNDO_MS)).catch(warn('what no row knows of is left to its own end'))
-  // Before the revocation, so that whoever destroys it knows all that there is.
-  if (minted && Object.keys(minted.handle).length > 0)
+  // Before the revocation, so that whoever destroys it knows all that there is. What only its own end can end was handed to nobody, and needs no end.
+  if (minted && engine.revocation !== 'expiry-only' && Object.keys(minted.handle).length > 0)
     await deps.store.credentials.noteHandle(credential.id, minted.handle).catch(warn('what was made is left to a listing'))
   await revoke(deps, { kind: 'credential', key: credential.id }, 'issuance_failed', { actor: byBroker('issue'), requestId: context.requestId }).catch(
     warn('a failed issue is left to the sweep'),

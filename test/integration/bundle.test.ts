@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
+import { newSshKey } from '../../src/cli/ssh-key.js'
 import { isAbsent } from '../../src/dev/find.js'
 import { prepareOrders } from '../../src/dev/orders-target.js'
 import { type Postgres, startPostgres } from '../../src/dev/postgres.js'
@@ -37,6 +38,8 @@ const TLS = 'tls/orders'
 const KV = 'tools/vault'
 const TOKEN = 'demo/orders-ro'
 const ALL = [DB, TLS, KV, TOKEN]
+/** What is signed by it only its own end can end. */
+const SSH = 'ssh/login'
 /** Their roles do not exist, or make what nothing could end. */
 const NO_USER = 'db/none'
 const NO_CERTIFICATE = 'tls/none'
@@ -51,7 +54,7 @@ describe.skipIf(absent !== null)(`a bundle by the real Vault, at the real Postgr
 
   beforeAll(async () => {
     const orders = await prepareOrders({ vault: vault as Vault, postgres: postgres as Postgres, dir })
-    const configured = await setUpVault(vault as Vault, dir, { KINDS: 'pki', PKI_DOMAINS: 'orders.example' })
+    const configured = await setUpVault(vault as Vault, dir, { KINDS: 'pki ssh', PKI_DOMAINS: 'orders.example', SSH_USERS: 'deploy' })
     const user = (name: string, role: string) => {
       const usual = orders.capability(name) as { parameters: object }
       return { ...usual, parameters: { ...usual.parameters, role } }
@@ -66,6 +69,10 @@ describe.skipIf(absent !== null)(`a bundle by the real Vault, at the real Postgr
       tls(TLS, 'workload', 'workload'),
       tls(NO_CERTIFICATE, 'none', 'workload'),
       tls(NO_LEASE, 'no-lease', 'no-lease'),
+      {
+        ...{ name: SSH, summary: 'a login', engine: 'vault-ssh', intent: 'write' },
+        parameters: { role: 'login', policy: 'curfew-cap-login', principals: ['deploy'] },
+      },
       { ...{ name: KV, summary: 'a path of Vault', engine: 'vault-token', intent: 'read' }, parameters: { policy: 'curfew-cap-kv' } },
     ] as Record<string, unknown>[]
     await root('POST', 'secret/data/orders', { data: { seen: true } })
@@ -80,7 +87,7 @@ describe.skipIf(absent !== null)(`a bundle by the real Vault, at the real Postgr
   beforeEach(async () => {
     // What one case left behind must not be held against the next.
     before = new Set(await everything())
-    held = await ci.opened({ capabilities: [...ALL, NO_USER, NO_CERTIFICATE, NO_LEASE] })
+    held = await ci.opened({ capabilities: [...ALL, SSH, NO_USER, NO_CERTIFICATE, NO_LEASE] })
   })
   afterEach(() => {
     armed.at = ''
@@ -119,7 +126,13 @@ describe.skipIf(absent !== null)(`a bundle by the real Vault, at the real Postgr
   }
 
   const bundle = (...names: readonly string[]) =>
-    ci.as(held, 'post', `/v1/tasks/${held.task}/credentials`, { capabilities: names.map(capability => ({ capability, ttl_seconds: 600 })) })
+    ci.as(held, 'post', `/v1/tasks/${held.task}/credentials`, {
+      capabilities: names.map(capability => ({
+        capability,
+        ttl_seconds: 600,
+        ...(capability === SSH ? { params: { public_key: newSshKey().publicKey } } : {}),
+      })),
+    })
   const rows = () => house.app.store.credentials.list({ task: held.task as never, limit: 99 })
 
   /** No sweep and no reconcile, which would clean up for a walk that does not clean up itself. */
@@ -180,14 +193,16 @@ describe.skipIf(absent !== null)(`a bundle by the real Vault, at the real Postgr
 
   describe('whose last part fails leaves nothing at Vault or at the target, and its answer names the part', () => {
     it.each([
-      ['a user that has no role', [TLS, KV, TOKEN, NO_USER]],
-      ['a certificate that has no role', [DB, KV, TOKEN, NO_CERTIFICATE]],
-      ['a certificate that nothing could end', [DB, KV, TOKEN, NO_LEASE]],
+      ['a user that has no role', [TLS, KV, SSH, TOKEN, NO_USER]],
+      ['a certificate that has no role', [DB, KV, SSH, TOKEN, NO_CERTIFICATE]],
+      ['a certificate that nothing could end', [DB, KV, SSH, TOKEN, NO_LEASE]],
     ])('%s', async (_what, names) => {
       const answer = await bundle(...names)
       expect(answer.status).toBe(502)
-      expect(answer.body).toMatchObject({ code: 'engine_failed', field: 'capabilities.3', capability: names[3] })
-      await expectNothingLeft(4)
+      expect(answer.body).toMatchObject({ code: 'engine_failed', field: 'capabilities.4', capability: names[4] })
+      await expectNothingLeft(5)
+      // It was handed to nobody, and is not said to be exposed.
+      expect((await rows()).find(r => r.capability === SSH)?.state).toBe('revoked')
     })
 
     it('a user while the target is shut', async () => {
@@ -225,15 +240,15 @@ describe.skipIf(absent !== null)(`a bundle by the real Vault, at the real Postgr
 
   describe('that fails at a failpoint leaves nothing either', () => {
     const throws = (at: Failpoint, nth: number) => Object.assign(armed, { at, left: nth })
-    // Three parts live at Vault and pass these steps each for itself.
-    const EACH = (['issue.4a', 'issue.4b', 'issue.4c'] as const).flatMap(step => [1, 2, 3].map(n => [step, n] as const))
+    // Four parts are made by Vault and pass these steps each for itself.
+    const EACH = (['issue.4a', 'issue.4b', 'issue.4c'] as const).flatMap(step => [1, 2, 4].map(n => [step, n] as const))
     const ONCE = (['issue.3', 'issue.5a', 'issue.5b', 'issue.6'] as const).map(step => [step, 1] as const)
     it.each([...ONCE, ...EACH].sort())('%s, reached for the %i. time', async (step, nth) => {
       throws(step, nth)
-      const answer = await bundle(...ALL)
+      const answer = await bundle(...ALL, SSH)
       expect(armed.left).toBe(0)
       expect(answer.status).toBe(500)
-      await expectNothingLeft(4)
+      await expectNothingLeft(5)
     })
 
     // The undoing of a bundle whose last part failed is itself cut short.
