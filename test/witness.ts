@@ -127,12 +127,12 @@ function wrongAnswer(
   const named = Object.keys(content).find(name => type === name || type.split(';')[0] === name)
   if (Object.keys(content).length === 0) return told.length > 0 ? [...found, 'a body where none is declared'] : found
   if (named === undefined) return [...found, `the type ${type || '(none)'} is not declared`]
-  return [...found, ...wrong(`${at}/content/${pointer(named)}/schema`, /\bjson$/.test(named) ? JSON.parse(told.toString()) : told.toString())]
+  return [...found, ...wrong(`${at}/content/${pointer(named)}/schema`, /\bjson$/.test(named) ? jsonOf(told) : told.toString())]
 }
 
 /** A refusal leads to a page, and the page must know why. */
 function unexplained(told: Buffer): string[] {
-  const { code, reason } = told[0] === 0x7b ? (JSON.parse(told.toString()) as { code?: ErrorCode; reason?: string }) : {}
+  const { code, reason } = told[0] === 0x7b ? (jsonOf(told) as { code?: ErrorCode; reason?: string }) : {}
   if (code === undefined || reason === undefined) return []
   return Object.hasOwn(ERROR_PAGES[code].reasons, reason) ? [] : [`the page of ${code} does not know the reason ${reason}`]
 }
@@ -149,8 +149,17 @@ function wrongRequest({ at, operation }: Found, url: URL, req: IncomingMessage, 
   })
   const [type] = Object.keys(operation.requestBody?.content ?? {})
   if (type === undefined) return found
-  const body = type === 'application/json' ? JSON.parse(asked.toString()) : formOf(asked.toString(), operation.requestBody?.content[type]?.schema)
+  const body = type === 'application/json' ? jsonOf(asked) : formOf(asked.toString(), operation.requestBody?.content[type]?.schema)
   return [...found, ...wrong(`${at}/requestBody/content/${pointer(type)}/schema`, body).map(w => `accepted with the body: ${w}`)]
+}
+
+/** What is no JSON is a text to every schema: none of ours takes one for a body. */
+function jsonOf(bytes: Buffer): unknown {
+  try {
+    return JSON.parse(bytes.toString())
+  } catch {
+    return bytes.toString()
+  }
 }
 
 /** RFC 6749 section 3.2: an empty parameter is none. */

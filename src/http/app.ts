@@ -1,5 +1,5 @@
 /** Owns the public application: strict routing, no framework extras, one error translation. */
-import express, { type Express } from 'express'
+import express, { type ErrorRequestHandler, type Express } from 'express'
 import helmet from 'helmet'
 import { CurfewError } from '../domain/errors.js'
 import { authzenRoutes } from './authzen.js'
@@ -51,5 +51,15 @@ export function createApp(doors: Doors): Express {
   app.use((req, res) =>
     refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, new CurfewError('not_found', 'no such route', { reason: 'route_unknown' })),
   )
+  app.use(fallen(doors))
   return app
+}
+
+/** What express itself cannot read, and whatever falls out of it: told as everything else is, where its own answer would be a stack (H22). */
+function fallen(doors: Doors): ErrorRequestHandler {
+  return (error: unknown, req, res, _next) => {
+    if (res.headersSent) return void res.destroy()
+    const told = error instanceof URIError ? new CurfewError('malformed', 'the path is no UTF-8', { reason: 'path_malformed', field: 'path' }) : error
+    return refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, told)
+  }
 }

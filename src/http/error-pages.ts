@@ -77,6 +77,7 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
       body_too_large: 'The body is longer than is read: 16 KiB, forms 32 KiB.',
       body_incomplete: 'The body ended before its length.',
       media_type: 'The Content-Type is not the one that this route takes.',
+      path_malformed: 'The path of the request is no percent-encoded UTF-8.',
       content_encoding: 'Compressed bodies are not read.',
       character_refused: 'The text holds a character that no database keeps.',
       one_task_object: 'authorization_details must be an array of exactly one task object.',

@@ -24,6 +24,17 @@ const WINDOW_MS = 300_000
 
 export const readJson = (raw: Buffer): unknown => parseStrictBytes(raw, HOOK_JSON)
 
+/** Of an event that ends nothing no member is judged, however many there are; but what is no object is nobody's event. */
+export function demandObject(raw: Buffer): void {
+  try {
+    const json: unknown = JSON.parse(raw.toString())
+    if (typeof json === 'object' && json !== null && !Array.isArray(json)) return
+  } catch {
+    // Told below.
+  }
+  throw new CurfewError('malformed', 'an event is a JSON object', { reason: 'not_json' })
+}
+
 /** A number of the provider's, as text: ids are compared as evidence has them. */
 export const number = z
   .int()

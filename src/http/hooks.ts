@@ -3,7 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import type { Express, Request } from 'express'
 import { z } from 'zod'
 import { CurfewError } from '../domain/errors.js'
-import type { HookKind } from './hook.js'
+import { demandObject, type HookKind } from './hook.js'
 import { buildkiteHook } from './hook-buildkite.js'
 import { githubHook } from './hook-github.js'
 import { gitlabSignedHook, gitlabTokenHook } from './hook-gitlab.js'
@@ -69,6 +69,7 @@ export function hookRoutes(app: Express, doors: Doors): void {
     answer: async ({ raw, req, params, requestId }) => {
       const source = authenticSource(doors, req, params.source, raw)
       const kind = kindOf(source)
+      demandObject(raw)
       const names = kind.deliveryOf(req)
       const report = kind.read(req, raw)
       const counted = (result: string) => doors.hookCounted(source.name, result)

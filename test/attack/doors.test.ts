@@ -343,6 +343,18 @@ describe('bodies and paths', () => {
     expect((await http().get('/livez?x=1')).body).toMatchObject({ status: 400, field: 'query' })
     expect((await http().get('/livez')).status).toBe(200)
   })
+  it('H19 H22 a path that cannot be decoded is told as a problem, not by a stack', async () => {
+    for (const path of ['/v1/plans/%E0%A4%A', '/v1/tasks/%FF/complete', '/v1/credentials/%', '/v1/forward-auth/envoy/%C3%28', '/e/%ff']) {
+      const method = path.endsWith('complete') ? 'post' : 'get'
+      const answer = await http()[method](path)
+      expect(answer.status, path).toBe(400)
+      expect(answer.headers['content-type'], path).toMatch(/^application\/problem\+json/)
+      expect(answer.body, path).toMatchObject({ code: 'malformed', reason: 'path_malformed', field: 'path' })
+      expect(answer.text, path).not.toMatch(/node_modules|decodeURIComponent|Error/)
+    }
+    // The twin: the same door, spelled with an escape that means something.
+    expect((await http().get('/e/%6Dalformed')).status).toBe(200)
+  })
   it('H22 our own failure says nothing but its number', async () => {
     const { tasks } = house.app.store
     const open = tasks.open

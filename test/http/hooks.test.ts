@@ -133,6 +133,13 @@ const abandoned = async (j: { held: Held }) => (await house.audits('task.abandon
 const metrics = () => house.app.metrics.text(house.app.store)
 const counted = async (line: string) => Number(new RegExp(`^${line.replace(/[{}"]/g, '\\$&')} (\\d+)$`, 'm').exec(await metrics())?.[1] ?? 0)
 
+describe('what is no event', () => {
+  it.each(['', 'null', '[]', '"ping"', '{', 'ping'])('signed rightly, and still %j is no JSON object: not even as a ping', async text => {
+    for (const event of ['ping', 'push']) expect((await deliver(text, { event })).body).toMatchObject({ status: 400, reason: 'not_json' })
+    expect((await deliver('{}', { event: 'ping' })).status).toBe(200)
+  })
+})
+
 describe('a job ends', () => {
   it('T71: its credential is refused, its database user dies, and the run may not begin again, with evidence as fresh as it likes', async () => {
     const j = await job()

@@ -274,7 +274,7 @@ def replace_headers(path, headers):
 
 
 def replace_body(path, body):
-    if path in ("/v1/tasks", "/v1/decisions:explain") and "subject_token" in body:
+    if path in ("/v1/tasks", "/v1/decisions:explain", "/v1/evidence:explain") and "subject_token" in body:
         body["subject_token"] = evidence()
         body.pop("parent_grant", None)
     if "capabilities" in body:
