@@ -1,6 +1,7 @@
 /** Owns the clients' own ledger: what they asked for and showed, when they heard what, and a prober that shows every token they hold, over and over. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Workload } from '../../src/dev/workload.js'
+import type { Bounds } from '../narrowing.js'
 
 export type Op = 'open' | 'issue' | 'delegate' | 'heartbeat' | 'complete' | 'revoke' | 'signal'
 
@@ -22,13 +23,6 @@ export interface Entry {
   readonly shown: readonly Shown[]
   readonly decision?: string
   readonly problem?: string
-}
-
-/** What a grant let its child be. */
-export interface Bounds {
-  readonly jkt: string
-  readonly capabilities: readonly string[]
-  readonly lifeSeconds: number
 }
 
 /** One task of a client and what it holds. */

@@ -1,9 +1,10 @@
 /** Owns the commands of the code twin: what each does to the real world, and what M1 says must come of it. */
 import type { AsyncCommand } from 'fast-check'
 import { expect } from 'vitest'
-import type { CredentialId } from '../../src/domain/ids.js'
+import { CurfewError } from '../../src/domain/errors.js'
+import type { CredentialId, TaskId } from '../../src/domain/ids.js'
 import type { Selector } from '../../src/domain/revocation.js'
-import type { Task } from '../../src/domain/task.js'
+import { MAX_ANCESTORS, type Task } from '../../src/domain/task.js'
 import { attestation, context, newTask, operator } from '../conformance/store/fixtures.js'
 import { type Place, Walk } from './failpoint.js'
 import type { Monitor } from './monitor.js'
@@ -11,11 +12,16 @@ import { AT_VAULT, type Delivered, LOCAL, type Process, signal, type World } fro
 
 /** What the twin knows beside M1's state: what was promised to whom. */
 export interface Known {
-  readonly tasks: { readonly task: Task; open: boolean }[]
+  /** `isCut`: a cut-off has ended it, and its row may say so later. */
+  readonly tasks: { readonly task: Task; open: boolean; isCut: boolean }[]
   /** Handed to a caller. */
   readonly delivered: Set<CredentialId>
-  /** Named by a committed revocation, themselves or by task or identity. */
+  /** Named by a committed revocation, themselves or by task or identity; or replaced by another under their key. */
   readonly ended: Set<CredentialId>
+  /** By task: what was handed over last under its key. */
+  readonly keyed: Map<TaskId, CredentialId>
+  /** Asked for again under their key: whoever asks ends them, also when he dies of it. */
+  readonly replaced: Set<CredentialId>
   /** Stopped on their way. */
   issuing: Issuing[]
   sealed: boolean
@@ -27,6 +33,8 @@ interface Issuing {
   readonly by: Process
   readonly task: Task
   readonly ids: readonly CredentialId[]
+  /** Under its task's key. */
+  readonly isKeyed: boolean
   /** Seconds. */
   readonly begunAt: number
   stoppedAt: number
@@ -41,7 +49,10 @@ export interface Real {
   worker: Process | null
 }
 
-export const nothingKnown = (): Known => ({ tasks: [], delivered: new Set(), ended: new Set(), issuing: [], sealed: false, faulty: false })
+export const nothingKnown = (): Known => ({
+  ...{ tasks: [], delivered: new Set(), ended: new Set(), keyed: new Map(), replaced: new Set() },
+  ...{ issuing: [], sealed: false, faulty: false },
+})
 
 /** A step as it is written down, so that it can be run again whatever becomes of the generator. */
 export type Text = readonly [name: string, n: number]
@@ -88,6 +99,9 @@ export async function look(m: Known, { monitor, world }: Real): Promise<void> {
     if (m.ended.has(row.id) || row.expiresAt.getTime() <= world.store.clock.now().getTime())
       expect(await world.store.credentials.live(row.id), `I1: ${row.id} is over and accepted`).toBeNull()
   }
+  // R03: whatever its holder says meanwhile, a task that has ended does not begin again.
+  for (const { task, open, isCut } of m.tasks)
+    if (!open && !isCut) expect((await world.store.tasks.get(task.id))?.state, `${task.id} was ended`).not.toBe('open')
 }
 
 async function taskFor(m: Known, { world: { store } }: Real, n: number): Promise<Task> {
@@ -96,7 +110,7 @@ async function taskFor(m: Known, { world: { store } }: Real, n: number): Promise
   const from = attestation(store, { identity: pick(IDENTITIES, n), evidenceAt: store.clock.now() })
   const capabilities = [AT_VAULT.name, LOCAL.name]
   const task = await store.tasks.open(newTask(store, { attestation: from, capabilities, lifeSeconds: 7_200 }), [], [], context)
-  m.tasks.push({ task, open: true })
+  m.tasks.push({ task, open: true, isCut: false })
   return task
 }
 
@@ -117,6 +131,7 @@ async function goOn(m: Known, r: Real, entry: Issuing, place: Place | null): Pro
   const why = `stopped at ${from}, ${Math.round(age)} s old, ${closed ? 'closed' : 'open'}`
   if (walk.outcome.status === 'rejected') {
     expect(walk.outcome.reason, `refused with a reason; ${why}`).toMatchObject({ name: 'CurfewError' })
+    if (entry.isKeyed && (await isInFlight(r, task)) && isRefused(walk.outcome.reason, 'in_flight')) return
     const open = m.tasks.some(t => t.task.id === task.id && t.open)
     if (open && !closed && age < SOON && slept < SOON && !m.sealed && !m.faulty) throw new Error(`refused without need; ${why}`, { cause: walk.outcome.reason })
     return
@@ -131,13 +146,68 @@ async function goOn(m: Known, r: Real, entry: Issuing, place: Place | null): Pro
   if (SETTLED.includes(from) && from !== 'issue.6' && slept > 10) throw new Error(`R13: handed over by a process that slept; ${why}`)
   if (m.sealed && from === null) throw new Error('handed over while Vault is sealed')
   for (const { credential } of issued) m.delivered.add(credential.id)
+  const [only] = issued
+  if (!entry.isKeyed || !only) return
+  const former = m.keyed.get(task.id)
+  if (former) m.ended.add(former)
+  m.keyed.set(task.id, only.credential.id)
 }
 
+type Asking = NonNullable<Parameters<Process['issue']>[1]>
+
+const isRefused = (error: unknown, reason: string): boolean => error instanceof CurfewError && error.facts.reason === reason
+/** Somebody asked under its key, and may still be at it. */
+const isInFlight = async ({ world: { store } }: Real, task: Task): Promise<boolean> =>
+  (await store.credentials.list({ task: task.id, state: 'pending', limit: 9 })).length > 0
+
 async function issue(m: Known, r: Real, n: number, until: Place | null, what: 'issue' | 'bundle' = 'issue'): Promise<void> {
-  if (!r.api) return
-  const task = await taskFor(m, r, n)
-  const walk = r.api[what](task, { ttlSeconds: pick(TTLS, n) })
-  await goOn(m, r, { walk, by: r.api, task, ids: [], begunAt: seconds(), stoppedAt: seconds() }, until)
+  if (r.api) await askFor(m, r, await taskFor(m, r, n), { ttlSeconds: pick(TTLS, n) }, until, what)
+}
+
+async function askFor(m: Known, r: Real, task: Task, options: Asking, until: Place | null, what: 'issue' | 'bundle' = 'issue'): Promise<void> {
+  const { api } = r
+  if (!api) return
+  const isKeyed = options.key !== undefined
+  const former = isKeyed ? m.keyed.get(task.id) : undefined
+  if (former) m.replaced.add(former)
+  const walk = api[what](task, options)
+  await goOn(m, r, { walk, by: api, task, ids: [], isKeyed, begunAt: seconds(), stoppedAt: seconds() }, until)
+}
+
+/** R03: a sign of life, fresh evidence with what is asked for, or the same asked for again; of a task that may have ended long ago. */
+async function renew(m: Known, r: Real, n: number): Promise<void> {
+  const { api } = r
+  if (!api || m.tasks.length === 0) return
+  const { task, open } = pick(m.tasks, n >> 3)
+  // About to end by itself: either answer is right.
+  if (open && task.deadlineAt.getTime() - r.world.store.clock.now().getTime() < 60_000) return
+  if (n % 2 === 0) {
+    const { outcome } = await api.heartbeat(task).to(null)
+    if (open) expect(outcome, 'a sign of life of an open task').toMatchObject({ status: 'fulfilled' })
+    else expect(outcome, 'R03: a sign of life of what has ended').toMatchObject({ status: 'rejected', reason: { code: 'task_ended' } })
+    return
+  }
+  const options = { ttlSeconds: 600, ...(n & 2 ? { key: 'again' } : { evidence: r.world.evidence.of(task) }) }
+  if (open) return askFor(m, r, task, options, n & 4 ? pick(ISSUE_PLACES, n >> 3) : null)
+  const { outcome } = await api.issue(task, options).to(null)
+  expect(outcome, 'R03: its task has ended').toMatchObject({ status: 'rejected', reason: { name: 'CurfewError' } })
+}
+
+/** A task below one that may have ended, or may be too deep. */
+async function delegate(m: Known, r: Real, n: number): Promise<void> {
+  const { api } = r
+  if (!api || m.tasks.length === 0) return
+  const { task, open } = pick(m.tasks, n >> 1)
+  const left = (task.deadlineAt.getTime() - r.world.store.clock.now().getTime()) / 1000
+  const { outcome } = await api.delegate(task, { lifeSeconds: pick([600, 7_200], n) }).to(null)
+  if (outcome?.status === 'fulfilled') {
+    expect(open && task.ancestors.length < MAX_ANCESTORS, 'a task below one that has ended, or is as deep as may be').toBe(true)
+    expect(outcome.value.ancestors, 'all that is above it').toEqual([task.id, ...task.ancestors])
+    m.tasks.push({ task: outcome.value, open: true, isCut: false })
+  } else if (open && left > 60) {
+    expect(task.ancestors.length, 'refused without need').toBe(MAX_ANCESTORS)
+    expect(outcome?.reason).toMatchObject({ code: 'policy_denied', facts: { reason: 'too_deep' } })
+  } else expect(outcome?.reason, 'refused with a reason').toMatchObject({ name: 'CurfewError' })
 }
 
 async function die(m: Known, r: Real, which: 'api' | 'worker'): Promise<void> {
@@ -161,8 +231,13 @@ async function end(m: Known, r: Real, selector: Selector | null, reason: 'comple
   const walk = await new Walk(() => api.broker.revoke(selector, reason, { actor: operator })).to(until)
   if (walk.outcome?.status === 'rejected') throw walk.outcome.reason
   if (!walk.outcome) await die(m, r, 'api')
-  for (const c of await r.world.store.credentials.list({ limit: 1_000 })) if ([c.id, c.task, c.identity].includes(selector.key as never)) m.ended.add(c.id)
-  for (const t of m.tasks) if ([t.task.id, t.task.attestation.identity].includes(selector.key as never)) t.open = false
+  for (const c of await r.world.store.credentials.list({ limit: 1_000 }))
+    if ([c.id, c.task, c.identity, ...c.ancestors].includes(selector.key as never)) m.ended.add(c.id)
+  for (const t of m.tasks) {
+    if (![t.task.id, t.task.attestation.identity, ...t.task.ancestors].includes(selector.key as never)) continue
+    t.isCut ||= t.open && selector.kind === 'identity'
+    t.open = false
+  }
   for (const id of m.ended) expect(await r.world.store.credentials.live(id), `I1: ${id} was just ended`).toBeNull()
   // What is issued in the second of a cut-off is behind it.
   if (selector.kind === 'identity') await r.world.advance(1.1)
@@ -197,6 +272,8 @@ const ACTS: Readonly<Record<string, Act>> = {
     m.issuing = m.issuing.filter(i => i !== entry)
     await goOn(m, r, entry, n % 2 ? null : pick(ISSUE_PLACES, n >> 1))
   },
+  renew,
+  delegate,
   complete: (m, r, n) => end(m, r, m.tasks.length > 0 ? { kind: 'task', key: pick(m.tasks, n).task.id } : null, 'completed', null),
   revoke: (m, r, n) => end(m, r, selectorFor(m, r, n), 'requested', null),
   crashIssuing: (m, r, n) => crash(m, r, n, 'issue'),
@@ -241,6 +318,8 @@ export const WEIGHTS: Readonly<Record<string, number>> = {
   issue: 4,
   stall: 4,
   resume: 4,
+  renew: 4,
+  delegate: 2,
   complete: 2,
   revoke: 4,
   crashIssuing: 3,

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Text, WEIGHTS } from './commands.js'
 import { FAILPOINTS, visited } from './failpoint.js'
-import { NAIVE, NOWAIT, noCas, PIECEMEAL, unguarded } from './mistakes.js'
+import { DEAF, NAIVE, NOWAIT, noCas, PIECEMEAL, unguarded, WIDER } from './mistakes.js'
 import { movableTime, pgliteStores, plainStores, type Time } from './stores.js'
 import { runWalk, stepsOf, type Twin, walks } from './twin.js'
 
@@ -51,7 +51,7 @@ async function mustHold(twin: Twin, runs: number): Promise<void> {
   throw new Error(`a walk failed, kept in seeds.json: ${JSON.stringify(entry)}`, { cause: details.errorInstance })
 }
 
-describe('issuing and revoking, as model M1 (I1, I2, I3, I4)', () => {
+describe('issuing, renewing, delegating and revoking, as model M1 (I1, I2, I3, I4, I7, R03)', () => {
   let time: Time
   let database: Awaited<ReturnType<typeof pgliteStores>>
   beforeAll(async () => {
@@ -110,5 +110,7 @@ describe('issuing and revoking, as model M1 (I1, I2, I3, I4)', () => {
       }))
     it('and finds a row called revoked while a read may be in flight (NOWAIT)', () =>
       mustFind({ stores: plainStores(), time, mistake: NOWAIT }, /called revoked lives/))
+    it('and finds a task that is kept alive after its end (DEAF)', () => mustFind({ stores: plainStores(), time, mistake: DEAF }, /R03/))
+    it('and finds a child that may do more than its parent (WIDER)', () => mustFind({ stores: plainStores(), time, mistake: WIDER }, /I7/))
   })
 })

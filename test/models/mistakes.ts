@@ -1,5 +1,6 @@
 /** Owns the seeded bugs of the models (security.md section 7): each puts a process together wrongly, and the twin must find it. */
 import type { Credential } from '../../src/domain/credential.js'
+import type { Task } from '../../src/domain/task.js'
 import type { Sql } from '../../src/store/sql.js'
 import type { Mistake } from './world.js'
 
@@ -89,6 +90,24 @@ export const NOWAIT: Mistake = ({ engine, ...parts }) => ({
     async probe(credential, signal) {
       const probe = await engine.probe(credential, signal)
       return probe.outcome === 'waiting' ? { ...probe, outcome: 'dead' } : probe
+    },
+  },
+})
+
+/** A sign of life is taken from whoever holds the token, without a look at whether the task has ended. */
+export const DEAF: Mistake = ({ store, ...parts }) => ({
+  ...parts,
+  store: { ...store, tasks: { ...store.tasks, heartbeat: async id => (await store.tasks.get(id)) as Task } },
+})
+
+/** Whoever opens a child writes down what the child asked for elsewhere, and not what the grant lets it have. */
+export const WIDER: Mistake = ({ store, ...parts }) => ({
+  ...parts,
+  store: {
+    ...store,
+    tasks: {
+      ...store.tasks,
+      open: (task, ...rest) => store.tasks.open(task.parent === null ? task : { ...task, capabilities: [...task.capabilities, 'db/other'] }, ...rest),
     },
   },
 })

@@ -8,7 +8,7 @@ import { newId } from '../../src/domain/ids.js'
 import type { Selector } from '../../src/domain/revocation.js'
 import { cedarPolicy } from '../../src/policy/cedar.js'
 import type { Store } from '../../src/ports.js'
-import { attestation, context, mark, newTask, operator } from '../conformance/store/fixtures.js'
+import { attestation, childOf, context, mark, newTask, operator } from '../conformance/store/fixtures.js'
 import { type Place, reached, Walk } from './failpoint.js'
 import { everyInterleaving } from './interleave.js'
 import { upstream } from './monitor.js'
@@ -35,6 +35,18 @@ describe.each(STORES)('200 parallel uses of one single-use thing (R01, I5) over 
       expect(await told('credential.issued')).toBe(1)
       await a.broker.revoke({ kind: 'task', key: task.id }, 'completed', { actor: operator })
       await over()
+    })
+  })
+
+  it('a grant, for children: one child', async () => {
+    await onStage(stores(), async ({ world: { store }, told }) => {
+      const parent = await openTask(store)
+      const grant = mark(store, { namespace: 'grant', id: newId('grant') })
+      const opened = await Promise.allSettled(Array.from({ length: 200 }, () => store.tasks.open(childOf(store, parent), [], [mark(store), grant], context)))
+      expect(opened.filter(o => o.status === 'fulfilled')).toHaveLength(1)
+      for (const o of opened) if (o.status === 'rejected') expect(o.reason).toMatchObject({ name: 'CurfewError', facts: { reason: 'replayed' } })
+      // The parent's own opening, and one child's.
+      expect(await told('task.opened')).toBe(2)
     })
   })
 

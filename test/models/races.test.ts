@@ -1,14 +1,14 @@
 /** The races between issuing and ending (security.md section 5): every interleaving of their steps, on two brokers over one store. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { Selector } from '../../src/domain/revocation.js'
+import type { Revocation, Selector } from '../../src/domain/revocation.js'
 import type { Task } from '../../src/domain/task.js'
 import { operator } from '../conformance/store/fixtures.js'
 import { FAILPOINTS, type Place, Walk } from './failpoint.js'
 import { everyInterleaving } from './interleave.js'
 import { onBothStores, onStage, openChild, openTask, STORES, type Stage } from './stage.js'
 import { plainStores } from './stores.js'
-import { AT_VAULT, type Delivered, LOCAL, signal } from './world.js'
+import { AT_VAULT, type Delivered, LOCAL, type Process, signal } from './world.js'
 
 const RUNS = Number(process.env.CURFEW_MODEL_RUNS ?? 150)
 const REVOKE_PLACES: readonly Place[] = FAILPOINTS.filter(f => f.startsWith('revoke.'))
@@ -22,6 +22,16 @@ async function refusedOrDead({ world, told }: Stage, task: Task, issue: Walk<Del
   for (const row of await world.store.credentials.list({ task: task.id, limit: 9 })) expect(await world.store.credentials.live(row.id)).toBeNull()
   if (issue.outcome?.status === 'fulfilled') expect(await told('credential.issued', issue.outcome.value.credential.id)).toBe(1)
   else expect(issue.outcome?.reason).toMatchObject({ name: 'CurfewError' })
+}
+
+/** Issued in a later second than the cut-off: on a crowded machine the clock goes on between two steps, and it is rightly let through. Then its task is ended. */
+async function isBehind({ b }: Stage, task: Task, issue: Walk<Delivered>, ending: Walk<unknown>): Promise<boolean> {
+  if (issue.outcome?.status !== 'fulfilled' || ending.outcome?.status !== 'fulfilled') return false
+  const { selector, at } = ending.outcome.value as Revocation
+  const isOfCredentials = selector.kind === 'capability' || selector.kind === 'key'
+  if (!isOfCredentials || issue.outcome.value.credential.issuedAt <= at) return false
+  await b.broker.revoke({ kind: 'task', key: task.id }, 'completed', { actor: operator })
+  return true
 }
 
 describe('revoke against issue (R02)', () => {
@@ -69,6 +79,7 @@ describe('revoke against issue (R02)', () => {
           },
           async ([issue, ending], order) => {
             expect(ending.outcome).toMatchObject({ status: 'fulfilled' })
+            if (await isBehind(stage, task, issue, ending)) return
             if (order.indexOf('1') < (SETTLED[AT_VAULT.name] as number))
               expect(issue.outcome, 'ended before it was settled').toMatchObject({ status: 'rejected' })
             await refusedOrDead(stage, task, issue)
@@ -91,7 +102,8 @@ describe('revoke against issue (R02)', () => {
             const key = { task: task.id, identity: task.attestation.identity, issuer: 'github', key: 'k1', capability: LOCAL.name, all: '*' }[kind]
             return [a.issue(task, { capability: LOCAL.name }), stage.ending(b, { kind, key } as Selector, 'requested')] as const
           },
-          async ([issue], order) => {
+          async ([issue, ending], order) => {
+            if (await isBehind(stage, task, issue, ending)) return
             expect(issue.outcome?.status, order).toBe(order === '001' ? 'fulfilled' : 'rejected')
             await refusedOrDead(stage, task, issue)
           },
@@ -103,7 +115,60 @@ describe('revoke against issue (R02)', () => {
   })
 })
 
-describe.each(STORES)('complete against complete and against issue (R03, R04) over %s', (_name, stores) => {
+describe.each(STORES)('complete against renewing (R03) over %s', (_name, stores) => {
+  const renewals: Readonly<Record<string, (by: Process, task: Task, stage: Stage) => Walk<unknown>>> = {
+    'a sign of life': (by, task) => by.heartbeat(task),
+    'fresh evidence, for a token': (by, task, { world }) => by.issue(task, { capability: LOCAL.name, evidence: world.evidence.of(task) }),
+    'fresh evidence, at Vault': (by, task, { world }) => by.issue(task, { evidence: world.evidence.of(task) }),
+    'what was asked for before, under its key': (by, task) => by.issue(task, { key: 'again' }),
+  }
+  it.each(Object.keys(renewals))('%s: after the end it is refused, before it nothing of it stays', async kind => {
+    await onStage(stores(), async stage => {
+      const { world, a, b, told } = stage
+      let task: Task
+      const kept = { yes: 0, no: 0 }
+      await everyInterleaving(
+        async () => {
+          task = await openTask(world.store)
+          if (kind.endsWith('key')) expect((await a.issue(task, { key: 'again' }).to(null)).outcome).toMatchObject({ status: 'fulfilled' })
+          return [(renewals[kind] as (typeof renewals)[string])(a, task, stage), stage.ending(b, { kind: 'task', key: task.id }, 'completed')] as const
+        },
+        async ([renewing, ending], order) => {
+          expect(ending.outcome).toMatchObject({ status: 'fulfilled' })
+          kept[renewing.outcome?.status === 'fulfilled' ? 'yes' : 'no'] += 1
+          if (order.startsWith('1')) expect(renewing.outcome, 'it had ended').toMatchObject({ status: 'rejected', reason: { code: 'task_ended' } })
+          if (order.endsWith('1')) expect(renewing.outcome, 'it had not ended').toMatchObject({ status: 'fulfilled' })
+          expect(await world.store.tasks.get(task.id)).toMatchObject({ state: 'completed', endReason: 'completed' })
+          expect(await told('task.ended', task.id)).toBe(1)
+          for (const row of await world.store.credentials.list({ task: task.id, limit: 9 })) expect(await world.store.credentials.live(row.id)).toBeNull()
+        },
+      )
+      expect(Math.min(kept.yes, kept.no)).toBeGreaterThan(0)
+      await stage.over()
+    })
+  })
+
+  it('a hundred signs of life and an end at once, on two brokers: whichever came after it was refused', async () => {
+    await onStage(stores(), async ({ world, a, b, told }) => {
+      const task = await openTask(world.store)
+      const renewing = Array.from({ length: 100 }, (_, i) => (i % 2 ? a : b).heartbeat(task))
+      const ended = new Walk(() => a.broker.revoke({ kind: 'task', key: task.id }, 'completed', { actor: operator }), [])
+      await Promise.all([...renewing.slice(0, 50).map(r => r.to(null)), ended.to(null), ...renewing.slice(50).map(r => r.to(null))])
+      expect(ended.outcome).toMatchObject({ status: 'fulfilled' })
+      const after = await world.store.tasks.get(task.id)
+      expect(after?.state).toBe('completed')
+      expect((after?.heartbeatAt.getTime() ?? 0) <= (after?.endedAt?.getTime() ?? 0), 'no sign of life is later than the end').toBe(true)
+      for (const r of renewing) if (r.outcome?.status === 'rejected') expect(r.outcome.reason).toMatchObject({ code: 'task_ended' })
+      expect(await told('task.ended', task.id)).toBe(1)
+      // Its twin: nobody ends it.
+      const twin = await openTask(world.store)
+      const all = await Promise.all(Array.from({ length: 20 }, (_, i) => (i % 2 ? a : b).heartbeat(twin).to(null)))
+      for (const r of all) expect(r.outcome).toMatchObject({ status: 'fulfilled', value: { state: 'open' } })
+    })
+  })
+})
+
+describe.each(STORES)('complete against complete and against issue (R04) over %s', (_name, stores) => {
   it('both are answered, one ends the task, nothing outlives it', async () => {
     await onStage(stores(), async stage => {
       const { world, a, b } = stage
@@ -182,7 +247,7 @@ describe.each(STORES)('a parent is revoked while its child is issued to (R05) ov
 })
 
 describe('any order in which the store and Vault answer (R02 to R05, R12)', () => {
-  it('issue, complete, revoke the parent, sweep and reconcile at once', { timeout: 60_000 + RUNS * 200 }, async () => {
+  it('issue, renew, complete, revoke the parent, sweep and reconcile at once', { timeout: 60_000 + RUNS * 200 }, async () => {
     await fc.assert(
       fc.asyncProperty(fc.scheduler(), s =>
         onStage(plainStores(), async ({ world, all, over }) => {
@@ -195,7 +260,10 @@ describe('any order in which the store and Vault answer (R02 to R05, R12)', () =
           const [a, b] = [world.start({ order }), world.start({ order })]
           const parent = await openTask(world.store)
           const child = await openChild(world.store, parent)
-          const issues = [a.issue(child), b.issue(child, { capability: LOCAL.name }), a.issue(parent)]
+          const issues = [
+            ...[a.issue(child), b.issue(child, { capability: LOCAL.name }), a.issue(parent)],
+            ...[b.issue(child, { key: 'again' }), a.issue(parent, { evidence: world.evidence.of(parent), capability: LOCAL.name }), a.heartbeat(child)],
+          ]
           const acts: Promise<unknown>[] = [
             ...issues.map(i => i.to(null)),
             b.broker.revoke({ kind: 'task', key: child.id }, 'completed', { actor: operator }),
@@ -206,7 +274,9 @@ describe('any order in which the store and Vault answer (R02 to R05, R12)', () =
           ]
           const settled = await s.waitFor(Promise.allSettled(acts))
           expect(settled.filter(o => o.status === 'rejected')).toEqual([])
+          for (const i of issues) if (i.outcome?.status === 'rejected') expect(i.outcome.reason).toMatchObject({ name: 'CurfewError' })
           for (const { id } of await all()) expect(await world.store.credentials.live(id)).toBeNull()
+          for (const { id } of [parent, child]) expect((await world.store.tasks.get(id))?.state).not.toBe('open')
           await over()
         }),
       ),

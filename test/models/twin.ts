@@ -2,10 +2,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import { expect } from 'vitest'
+import type { Credential } from '../../src/domain/credential.js'
+import type { Task } from '../../src/domain/task.js'
+import type { Store } from '../../src/ports.js'
+import { outlives, widened } from '../narrowing.js'
 import { endAll, heal, type Known, look, nothingKnown, type Real, Step, type Text, WEIGHTS } from './commands.js'
 import { expectAtRest, expectTold, expectWhole, monitorOf, upstream } from './monitor.js'
 import type { Stores, Time } from './stores.js'
-import { type Mistake, makeWorld, type Process, signal, type World } from './world.js'
+import { AT_VAULT, LOCAL, type Mistake, makeWorld, ORDERS, type Process, signal, type World } from './world.js'
 
 export interface Twin {
   readonly stores: Stores
@@ -32,7 +36,7 @@ export async function runWalk(twin: Twin, steps: Iterable<fc.AsyncCommand<Known,
     const now = world.store.clock.now()
     for (const id of known.delivered) {
       const row = await world.store.credentials.get(id)
-      if (known.ended.has(id) || !row || row.expiresAt <= now) continue
+      if (known.ended.has(id) || known.replaced.has(id) || !row || row.expiresAt <= now) continue
       expect(row.state, `${id} was handed over, nobody ended it, and its time is not up (${row.reason})`).toBe('active')
     }
     await endAll(known, real)
@@ -45,10 +49,24 @@ export async function runWalk(twin: Twin, steps: Iterable<fc.AsyncCommand<Known,
     for (const id of known.delivered) expect(await world.store.credentials.live(id), `I1: ${id} is accepted after its task`).toBeNull()
     await expectTold(world.store, rows)
     await expectWhole(world.store)
+    await expectNarrow(world.store, known, rows)
   } finally {
     await Promise.all([real.api?.die(), real.worker?.die()])
     await world.close()
   }
+}
+
+const CAPABILITIES = { [AT_VAULT.name]: { audience: null, rule: 'orders-read' }, [LOCAL.name]: { audience: ORDERS.uri, rule: 'orders-read' } }
+
+/** I7 of everything that was ever opened and issued, and I1 of what stands below. */
+async function expectNarrow({ tasks, decisions }: Store, known: Known, credentials: readonly Credential[]): Promise<void> {
+  const taskRows = (await Promise.all(known.tasks.map(t => tasks.get(t.task.id)))).map(task => {
+    const { actors, attestation, openedAt, deadlineAt, ...t } = task as Task
+    return { ...t, identity: attestation.identity, actors: actors.map(a => a.identity), openedAt: openedAt.getTime(), deadlineAt: deadlineAt.getTime() }
+  })
+  const rows = await Promise.all(credentials.map(async c => ({ ...c, expiresAt: c.expiresAt.getTime(), decided: await decisions.get(c.decision) })))
+  expect(widened(taskRows, rows, new Map(), CAPABILITIES), 'I7').toEqual([])
+  expect(outlives(taskRows, rows), 'I1').toEqual([])
 }
 
 /** Sweeps and reconciles until nothing moves any more; I2 must hold then. */

@@ -9,15 +9,16 @@ import type { Credential } from '../../src/domain/credential.js'
 import type { CredentialId } from '../../src/domain/ids.js'
 import { Secret } from '../../src/domain/secret.js'
 import type { Task } from '../../src/domain/task.js'
-import type { Mark } from '../../src/domain/workload.js'
+import type { Evidence, Mark } from '../../src/domain/workload.js'
 import { jwtEngine } from '../../src/engines/jwt.js'
 import { DATABASE_PARAMETERS, vaultDatabaseEngine } from '../../src/engines/vault-database.js'
 import { vaultUpstream } from '../../src/engines/vault-upstream.js'
-import type { CredentialEngine, PolicyEngine, Signer, Store } from '../../src/ports.js'
+import type { Attestor, CredentialEngine, PolicyEngine, Signer, Store } from '../../src/ports.js'
 import { type MemoryQueue, memoryQueue } from '../../src/queue/memory.js'
 import { capability, DIGEST, mark, unique } from '../conformance/store/fixtures.js'
 import { type FakeVault, fakeVault } from '../fake-vault.js'
 import { FAILPOINTS, type Place, reached, Walk, wanted } from './failpoint.js'
+import { childJkt, type EvidenceDesk, evidenceDesk, presentedBy } from './holder.js'
 import { Life, type Order, sessionOf } from './life.js'
 import type { Time } from './stores.js'
 
@@ -39,6 +40,7 @@ export interface World {
   readonly vault: FakeVault
   /** Redis: it outlives the processes. */
   readonly queue: MemoryQueue
+  readonly evidence: EvidenceDesk
   readonly clients: { readonly issuer: VaultClient; readonly revoker: VaultClient; readonly reconciler: VaultClient }
   /** A new process; the dead keep nothing. */
   start(options?: { mistake?: Mistake; order?: Order }): Process
@@ -55,9 +57,13 @@ export interface Process {
   readonly broker: Broker
   /** Now and for good: what it awaits never comes, what it sent has been sent. */
   die(): Promise<void>
-  issue(task: Task, options?: { ttlSeconds?: number; capability?: string; proof?: Mark }): Walk<Delivered>
+  /** @param options.evidence made freshly. @param options.key asks again for what was asked for under it. */
+  issue(task: Task, options?: { ttlSeconds?: number; capability?: string; proof?: Mark; evidence?: Evidence; key?: string }): Walk<Delivered>
   /** A database user and a token: all or none. Its audit rows bear a request id of its own, which begins with BUNDLE. */
   bundle(task: Task, options?: { ttlSeconds?: number; proof?: Mark }): Walk<readonly Delivered[]>
+  heartbeat(task: Task): Walk<Task>
+  /** A task below for another key, without evidence of its own: the grant, and the opening with it. */
+  delegate(task: Task, options?: { capabilities?: readonly string[]; lifeSeconds?: number }): Walk<Task>
   /** Works everything that waits in the queue. */
   work(): Promise<void>
 }
@@ -66,8 +72,11 @@ export const BUNDLE = 'bundle'
 export const AT_VAULT = capability({ name: 'db/orders-ro', engine: 'vault-database' })
 /** Made by a local computation: recorded in the one transaction after signing. */
 export const LOCAL = { ...capability({ name: 'api/orders-ro', engine: 'jwt', revocation: 'instant' }), audience: 'orders' }
-const ORDERS: Audience = { name: 'orders', uri: 'https://orders.example/', alg: 'ES256', senderConstrained: true, introspects: true }
+export const ORDERS: Audience = { name: 'orders', uri: 'https://orders.example/', alg: 'ES256', senderConstrained: true, introspects: true }
 const PARAMETERS = DATABASE_PARAMETERS.parse({ role: 'orders-ro', policy: 'curfew-cap-orders-ro', connection: { host: 'db.example', database: 'orders' } })
+
+const SERVER = 'https://curfew.example'
+const proofMark = (store: Store) => mark(store, { namespace: 'dpop:k' })
 
 /** Just below Vault's own limit on a request. */
 const READ_SECONDS = 89
@@ -80,6 +89,7 @@ export async function makeWorld(store: Store, time: Time): Promise<World> {
   const client = (name: 'issuer' | 'revoker' | 'reconciler') => createVault(config, name, { log: quiet })
   const clients = { issuer: client('issuer'), revoker: client('revoker'), reconciler: client('reconciler') }
   const queue = memoryQueue()
+  const evidence = evidenceDesk(store)
   const locks = new Map<string, Life>()
   const held: { open(): void; readonly answered: Promise<unknown>; readonly begunAt: number }[] = []
 
@@ -114,6 +124,7 @@ export async function makeWorld(store: Store, time: Time): Promise<World> {
     store,
     vault,
     queue,
+    evidence,
     clients,
     start({ mistake = (parts: Parts) => parts, order } = {}) {
       const life = new Life(order)
@@ -135,7 +146,7 @@ export async function makeWorld(store: Store, time: Time): Promise<World> {
         issuanceTokenSeconds: 90,
         clearSince: name => upstream.clearSince(name),
       })
-      const broker = createBroker(depsOf(mistake({ store: own, engine, policy: permits }), queue, [upstream]))
+      const broker = createBroker(depsOf(mistake({ store: own, engine, policy: permits }), queue, [upstream], evidence.attestor))
       return processOver(broker, life, store, queue)
     },
     letReadsGo: () => letGo(0),
@@ -173,8 +184,8 @@ const signer: Signer = {
   refresh: () => {},
 }
 
-function depsOf({ store, engine, policy }: Parts, queue: MemoryQueue, reconcilables: BrokerDeps['reconcilables']): BrokerDeps {
-  const serverUrl = 'https://curfew.example'
+function depsOf({ store, engine, policy }: Parts, queue: MemoryQueue, reconcilables: BrokerDeps['reconcilables'], attestor: Attestor): BrokerDeps {
+  const serverUrl = SERVER
   const signs = jwtEngine({ issuerUrl: serverUrl, signer, clock: store.clock, isLive: async id => (await store.credentials.live(id)) !== null })
   const local: CredentialEngine = {
     ...signs,
@@ -187,7 +198,7 @@ function depsOf({ store, engine, policy }: Parts, queue: MemoryQueue, reconcilab
   return {
     serverUrl,
     store,
-    attestors: [],
+    attestors: [attestor],
     policy,
     engines: new Map([engine, local].map(e => [e.kind, e])),
     reconcilables,
@@ -219,9 +230,10 @@ function processOver(broker: Broker, life: Life, store: Store, queue: MemoryQueu
   return {
     broker,
     die: () => life.end(),
-    issue: (task, { ttlSeconds = 600, capability = AT_VAULT.name, proof = mark(store, { namespace: 'dpop:k' }) } = {}) =>
+    issue: (task, { ttlSeconds = 600, capability = AT_VAULT.name, proof = proofMark(store), evidence = null, key } = {}) =>
       new Walk(async () => {
-        const ask = { capability, ttlSeconds, params: {}, evidence: null, idempotency: null }
+        const idempotency = key === undefined ? null : { key, hash: `${capability} ${ttlSeconds}` }
+        const ask = { capability, ttlSeconds, params: {}, evidence, idempotency }
         const { credential, secret } = await broker.issue({ task, jkt: task.jkt, marks: [proof] }, ask, null, signal())
         return { credential, fields: secret.reveal() }
       }, ISSUE_PLACES),
@@ -232,6 +244,16 @@ function processOver(broker: Broker, life: Life, store: Store, queue: MemoryQueu
         const issued = await broker.issueBundle({ task, jkt: task.jkt, marks: [proof] }, ask, unique(BUNDLE), signal())
         return issued.map(({ credential, secret }) => ({ credential, fields: secret.reveal() }))
       }, ISSUE_PLACES),
+    heartbeat: task => new Walk(() => broker.heartbeat({ task, jkt: task.jkt, marks: [proofMark(store)] }, null), []),
+    delegate: (task, { capabilities = task.capabilities, lifeSeconds = 3_600 } = {}) =>
+      new Walk(async () => {
+        const to = { identity: null, jkt: await childJkt }
+        const { grant } = await broker.delegate({ task, jkt: task.jkt, marks: [proofMark(store)] }, { capabilities, to, lifeSeconds, purpose: null }, null)
+        const presented = await presentedBy(store, SERVER, '/v1/tasks')
+        const ask = { evidence: null, grant: grant.reveal().token as string, presented, purpose: 'below', capabilities, lifeSeconds }
+        const { task: child } = await broker.openTask({ ...ask, owner: null, labels: {}, heartbeatSeconds: null }, null, signal())
+        return child
+      }, []),
     work: async () => void (await queue.run(handlers, { until: store.clock.now(), limit: 500 })),
   }
 }

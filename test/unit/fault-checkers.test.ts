@@ -4,12 +4,15 @@ import { describe, expect, it } from 'vitest'
 import { BREAKS } from '../faults/broken.js'
 import { INJECTED, idsIn } from '../faults/catalogue.js'
 import { type AuditRow, acceptedTooLong, acknowledged, evidenceFirst, type Findings, nothingReturns, outages, type Row } from '../faults/invariants.js'
-import { type Bounds, type Entry, type Held, type Ledger, newLedger, noteEnd, type Shown } from '../faults/ledger.js'
-import { type CredentialRow, outlives, type TaskRow, widened } from '../faults/narrowing.js'
+import { type Entry, type Held, type Ledger, newLedger, noteEnd, type Shown } from '../faults/ledger.js'
+import { CAPABILITIES } from '../faults/narrowing.js'
 import { openedTwice, type Told, unmarked, usedTwice } from '../faults/one-time.js'
 import { AUDIENCE, DB, JWT } from '../faults/world.js'
+import { type Bounds, type CredentialRow, outlives, type TaskRow, widened as widenedIn } from '../narrowing.js'
 
 const NOW = 1_000_000
+const widened = (tasks: readonly TaskRow[], credentials: readonly CredentialRow[], bounds: ReadonlyMap<string, Bounds>) =>
+  widenedIn(tasks, credentials, bounds, CAPABILITIES)
 const entry = (over: Partial<Entry> = {}): Entry => ({
   ...{ op: 'issue', sentAt: NOW - 10, ackAt: NOW, status: 201, subject: 'crd_1', task: 'tsk_1', shown: [], decision: 'dec_1' },
   ...over,
