@@ -124,6 +124,8 @@ ${server}}`,
     }
     expect((await get('/orders/7', { ...(await with_(token, 'GET', '/orders/7')), ...forged })).status).toBe(200)
     expect(handed).toMatchObject({ 'x-curfew-credential': credential, 'x-curfew-subject': 'github:repository_id=456789' })
+    // Neither is the server behind it told of another request than its own, nor handed what opens others.
+    expect(Object.keys(handed).filter(name => /^(x-original|x-forwarded|authorization|dpop)/.test(name))).toEqual([])
     expect((await get('/orders/7', { ...(await with_(token, 'GET', '/elsewhere')), ...forged })).status).toBe(401)
   })
 
