@@ -270,7 +270,8 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
     },
   },
   engine_failed: {
-    means: 'The system that makes the credential (Vault, a database) failed. What it had begun is being destroyed; you hold nothing.',
+    means:
+      'The system that makes the credential (Vault, a database) failed. What it had begun is being destroyed; you hold nothing. Of a bundle `capability` names the part, and the others are ended with it.',
     next: 'Try again after `retry_after` seconds. If it goes on, an operator runs `curfew doctor`.',
     reasons: {
       overtaken: 'It was revoked while it was being made.',
