@@ -53,7 +53,7 @@ function byProfile(profile: (typeof PROFILES)[number], attributes: Readonly<Reco
       const gitlab = texts(profile, attributes)
       // Its branches and tags have one name space each, but only `ref_path` says which.
       const path = gitlab.ref_path ?? `refs/${gitlab.ref_type === 'tag' ? 'tags' : 'heads'}/${gitlab.ref}`
-      return { gitlab: { ...gitlab, ref_path: path, ref_prefixes: prefixes(path as string) } }
+      return { gitlab: { ...gitlab, ref_path: path, ref_path_prefixes: prefixes(path as string) } }
     }
     case 'buildkite': {
       const buildkite = texts(profile, attributes)
