@@ -76,6 +76,8 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
       .default(['RS256']),
     /** Allowed values; an empty one allows absence, which many issuers of ID tokens need. */
     typ: z.array(z.string()).default(['JWT']),
+    /** Members of the header that this issuer sends beside the ordinary ones, and that nobody here looks at. GitHub's own is known. */
+    ignoreHeaders: z.array(z.literal('x5t')).default([]),
     /** Claims that must have one of these values: what pins a shared issuer to a tenant. */
     pin: z.record(text(100), z.array(text(255)).min(1)).default({}),
     replay: z.enum(['single_use', 'bounded', 'reusable']).optional(),

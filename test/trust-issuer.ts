@@ -9,6 +9,7 @@ export const oidcIssuer = (issuer: string, more: Partial<OidcIssuerConfig> = {})
   keys: { discovery: true },
   algs: ['ES256'],
   typ: ['JWT'],
+  ignoreHeaders: [],
   allowOtherAudiences: false,
   pin: {},
   allowEvents: [],

@@ -93,7 +93,7 @@ export function markOf(issuerId: string, id: string, expiresAt: Date): Mark {
 function jwsOf(config: OidcIssuerConfig): JwsProfile {
   const profile = PROFILES[config.profile]
   const types = config.typ.map(t => t.toLowerCase().replace(/^application\//, ''))
-  return { algorithms: config.algs, types: profile.typAbsent ? [...types, ''] : types, extraHeaders: profile.ignoredHeaders }
+  return { algorithms: config.algs, types: profile.typAbsent ? [...types, ''] : types, extraHeaders: [...profile.ignoredHeaders, ...config.ignoreHeaders] }
 }
 
 /** What ties a shared issuer to a tenant. */

@@ -215,6 +215,7 @@ const PLAYED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'README.md': { sh: 'test/unit/readme.test.ts', '': 'test/unit/readme.test.ts', ts: 'here' },
   'docs/responders.md': { sh: 'here' },
   'docs/agents.md': { sh: 'here', yaml: 'here' },
+  'docs/ci.md': { sh: 'test/http/ci-page.test.ts', yaml: 'test/http/ci-page.test.ts', cedar: 'test/http/ci-page.test.ts' },
   'docs/guard.md': { ts: 'here' },
   'docs/keys.md': { yaml: 'here', '': 'here' },
   'docs/oauth.md': { js: 'test/http/oauth-page.test.ts', yaml: 'here', sh: 'test/integration/parties.test.ts' },
