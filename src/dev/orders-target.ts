@@ -18,8 +18,14 @@ export interface OrdersTarget {
 
 const ROWS = 42
 
-/** @param options.signer also prepares the key of `signer.kind: transit`. */
-export async function prepareOrders(options: { vault: Vault; postgres: Postgres; dir: string; signer?: 'transit' }): Promise<OrdersTarget> {
+/** @param options.signer also prepares the key of `signer.kind: transit`. @param options.also settings of the script for other kinds. */
+export async function prepareOrders(options: {
+  vault: Vault
+  postgres: Postgres
+  dir: string
+  signer?: 'transit'
+  also?: Readonly<Record<string, string>>
+}): Promise<OrdersTarget> {
   const { vault, postgres, dir } = options
   const passwords = { target: randomBytes(18).toString('base64url'), vault: randomBytes(18).toString('base64url') }
   await sql(postgres.url, [
@@ -38,6 +44,7 @@ export async function prepareOrders(options: { vault: Vault; postgres: Postgres;
     TARGET_ADMIN_USER: 'vault_admin',
     TARGET_ADMIN_PASSWORD: passwords.vault,
     ...(options.signer ? { SIGNER: options.signer } : {}),
+    ...options.also,
   })
   const targetUrl = postgres.urlFor('orders_target', passwords.target, 'orders')
   const targetFile = join(dir, 'target-url')

@@ -45,6 +45,24 @@ permit (principal, action == Action::"issue", resource == Capability::"demo/orde
 when { context.issuer == "agents" && context has registered && context.registered.agent == "reporter" };
 `
 
+/** What a real Vault can make beside a database user: to try, the story does without. */
+const BY_VAULT = [
+  {
+    name: 'demo/tls',
+    summary: 'a client certificate for this task',
+    engine: 'vault-pki',
+    intent: 'read',
+    parameters: { role: 'workload', policy: 'curfew-cap-workload', identity: true },
+  },
+  {
+    name: 'demo/ssh',
+    summary: 'an SSH certificate for this task, for an account that is called deploy',
+    engine: 'vault-ssh',
+    intent: 'write',
+    parameters: { role: 'login', policy: 'curfew-cap-login', principals: ['deploy'] },
+  },
+]
+
 export async function buildWorld(say: (name: string, text: string) => void, signal: AbortSignal): Promise<World> {
   const dir = mkdtempSync(join(tmpdir(), 'curfew-'))
   const closing: (() => Promise<void> | void)[] = [() => rmSync(dir, { recursive: true, force: true })]
@@ -70,7 +88,7 @@ export async function buildWorld(say: (name: string, text: string) => void, sign
       EDR_SECRET: randomBytes(18).toString('base64url'),
     }
 
-    writePolicies(dir, POLICIES)
+    writePolicies(dir, POLICIES + (orders ? BY_VAULT.map(c => ciRule(`ci-${c.name.replace('/', '-')}`, c.name)).join('') : ''))
     writeFileSync(join(dir, 'agent.jwk'), JSON.stringify({ ...(await exportJWK(agent.publicKey)), kid: 'agent-1', alg: 'ES256' }))
     const file = join(dir, 'curfew.yaml')
     writeFileSync(file, stringify(configOf({ server, port, internal, issuer: issuer.url, redis: !isAbsent(redis), orders })))
@@ -135,7 +153,7 @@ async function findOrders(
     say('vault', `${isAbsent(vault) ? vault.absent : (postgres as Absent).absent}: in-memory engine (npm run real builds a Vault)`)
     return null
   }
-  const orders = await prepareOrders({ vault, postgres, dir })
+  const orders = await prepareOrders({ vault, postgres, dir, also: { KINDS: 'database pki ssh', PKI_URIS: 'github:*', SSH_USERS: 'deploy' } })
   say('vault', `${vault.version} from ${vault.origin}, with PostgreSQL ${postgres.version} as its target`)
   return orders
 }
@@ -183,6 +201,7 @@ function configOf(at: { server: string; port: number; internal: number; issuer: 
         intent: 'read',
       },
       at.orders?.capability('demo/orders-db') ?? { name: 'demo/orders-db', summary: 'a database user that reads the orders', engine: 'memory', intent: 'read' },
+      ...(at.orders ? BY_VAULT : []),
     ],
     ...(at.orders ? { vault: at.orders.vault } : {}),
     policies: { dir: 'policies' },
