@@ -88,12 +88,13 @@ export async function composeVault(config: Config, kinds: ReadonlySet<VaultKind>
  * it, and nothing depends on it: an engine refuses by itself what it cannot end.
  */
 async function tellFaultsOfRoles(config: Config, reconciler: VaultClient, { log }: EngineDeps): Promise<void> {
-  for (const { name, engine, parameters } of config.capabilities) {
+  for (const capability of config.capabilities) {
+    const { name, engine, parameters } = capability
     const mount = READABLE_ROLES[engine]
     if (mount === undefined) continue
     try {
       const role = await reconciler.role(String(parameters.mount ?? mount), String(parameters.role), within(ROLE_MS))
-      for (const { fault, fix } of faultsOfRole(engine, role, parameters)) log.error({ capability: name, fix }, `its Vault role ${fault}`)
+      for (const { fault, fix } of faultsOfRole(capability, role)) log.error({ capability: name, fix }, `its Vault role ${fault}`)
     } catch (error) {
       log.info({ err: error, capability: name }, 'its Vault role could not be looked at')
     }

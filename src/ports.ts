@@ -207,7 +207,7 @@ export interface CredentialStore {
   /** Which row recorded each of these leases, in any state: for reconcile. */
   leaseOwners(leaseIds: readonly string[]): Promise<ReadonlyMap<string, CredentialId>>
   activeOf(engine: string, limit: number, after?: CredentialId): Promise<readonly Credential[]>
-  /** All of this engine that have been closed and are not dead, or have been for less than KRL_MARGIN_SECONDS: for lists that targets load. */
+  /** All of this engine that have been closed and are not dead, and those of class `expiry-only` for KRL_MARGIN_SECONDS after: for lists that targets load. */
   closedOf(engine: string): Promise<readonly CredentialId[]>
 }
 

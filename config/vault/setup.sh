@@ -5,7 +5,7 @@
 #   VAULT_TOKEN           an admin's token; Curfew itself never sees it
 #   OUT                   where the three identities are written, one file each, for their owner alone
 #   KINDS                 what is to be issued, of: database pki ssh (default: database). Tokens (vault-token) need a policy
-#                         curfew-cap-<name> of your own for each capability, and nothing else.
+#                         curfew-cap-<name> of your own for each capability, and nothing else: KINDS=''.
 #
 # database:
 #   TARGET_URL_TEMPLATE   postgresql://{{username}}:{{password}}@db.example:5432/orders?sslmode=verify-full
@@ -22,7 +22,7 @@
 # Of the database role: the shipped statements end sessions. The default ones do not, and an open session then reads on (real-parts.md 2).
 set -eu
 : "${VAULT_ADDR:?}" "${VAULT_TOKEN:?}" "${OUT:?}"
-KINDS=${KINDS:-database}
+KINDS=${KINDS-database}
 here=$(cd "$(dirname "$0")" && pwd)
 umask 077
 mkdir -p "$OUT"

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import type { Config } from '../config-schema.js'
 import { within } from '../domain/deadline.js'
+import type { Demands } from '../engines/vault-roles.js'
 import { checkPolicies } from './config.js'
 import type { Finding } from './doctor.js'
 import { type LocalFlags, type LocalStore, loadConfig, openLocal } from './local.js'
@@ -195,11 +196,8 @@ const ROLE_MOUNTS: Readonly<Record<string, string>> = { 'vault-database': 'datab
 /** Writing a role of certificates sets all that is not named back to what Vault would have; one of keys cannot be patched. */
 const PUT_RIGHT: Readonly<Record<string, string>> = { 'vault-database': 'vault write', 'vault-pki': 'vault patch', 'vault-ssh': 'write the whole role again:' }
 
-async function* roleFindings(
-  config: Config,
-  { engine, mount, role, parameters }: { engine: string; mount: string; role: string; parameters: Readonly<Record<string, unknown>> },
-  token: string,
-): AsyncGenerator<Finding> {
+async function* roleFindings(config: Config, capability: Demands & { readonly mount: string; readonly role: string }, token: string): AsyncGenerator<Finding> {
+  const { engine, mount, role } = capability
   const path = `${mount}/roles/${role}`
   const answer = await vaultGet(config, path, token)
   if (answer?.status !== 200) {
@@ -207,7 +205,7 @@ async function* roleFindings(
     return
   }
   const { faultsOfRole } = await import('../engines/vault-roles.js')
-  const faults = faultsOfRole(engine, (answer.body as { data?: Record<string, unknown> }).data ?? {}, parameters)
+  const faults = faultsOfRole(capability, (answer.body as { data?: Record<string, unknown> }).data ?? {})
   for (const { fault, fix } of faults) yield { verdict: 'FAIL', area: 'vault', detail: `role ${role} ${fault}`, fix: `${PUT_RIGHT[engine]} ${path} ${fix}` }
   if (faults.length === 0)
     yield { verdict: 'ok', area: 'vault', detail: engine === 'vault-database' ? `role ${role} ends open sessions` : `role ${role} makes what can be ended` }

@@ -32,6 +32,8 @@ const KEY_FIELDS: Readonly<Record<string, number>> = {
 const CERTIFICATE = '-cert-v01@openssh.com'
 const USER = 1
 const RSA_BITS_MIN = 2_048
+/** A certificate without an end says 2^64 - 1, which no Date is. Milliseconds. */
+const LATEST = 8_640_000_000_000_000
 /** Longest line that is read. */
 const LINE_MAX = 8_192
 
@@ -74,7 +76,7 @@ export function readSshCertificate(line: string): SshCertificate {
       serial,
       keyId,
       principals,
-      validBefore: new Date(validBefore * 1000),
+      validBefore: new Date(Math.min(validBefore * 1000, LATEST)),
       criticalOptions,
       extensions,
     }

@@ -9,15 +9,22 @@ export interface RoleFault {
 
 type Role = Readonly<Record<string, unknown>>
 
+/** What of a capability a role must fit. */
+export interface Demands {
+  readonly engine: string
+  readonly parameters: Readonly<Record<string, unknown>>
+  readonly maxTtlSeconds: number
+}
+
 /** @param role what Vault answers to a read of it. */
-export function faultsOfRole(engine: string, role: Role, parameters: Readonly<Record<string, unknown>>): readonly RoleFault[] {
+export function faultsOfRole({ engine, parameters, maxTtlSeconds }: Demands, role: Role): readonly RoleFault[] {
   switch (engine) {
     case 'vault-database':
       return databaseFaults(role)
     case 'vault-pki':
       return certificateFaults(role, parameters.key !== undefined && parameters.key !== 'vault')
     case 'vault-ssh':
-      return keyFaults(role)
+      return keyFaults(role, maxTtlSeconds)
     default:
       return []
   }
@@ -45,11 +52,18 @@ function certificateFaults(role: Role, callersKey: boolean): RoleFault[] {
 /** As config/vault/setup.sh writes it: what a revocation list names (src/engines/vault-ssh.ts). */
 const KEY_ID_FORMAT = 'curfew-{{token_display_name}}'
 
-function keyFaults(role: Role): RoleFault[] {
+function keyFaults(role: Role, maxTtlSeconds: number): RoleFault[] {
   const faults: RoleFault[] = []
   if (role.key_id_format !== KEY_ID_FORMAT)
     faults.push({ fault: 'does not name the credential in the key id: no revocation list could', fix: `key_id_format='${KEY_ID_FORMAT}'` })
   if (role.allow_user_key_ids === true) faults.push({ fault: 'lets the caller choose the key id', fix: 'allow_user_key_ids=false' })
   if (role.allow_empty_principals === true) faults.push({ fault: 'makes certificates for every account', fix: 'allow_empty_principals=false' })
+  const longest = Number(role.max_ttl ?? 0)
+  // Other kinds are cut short; this one is refused.
+  if (longest > 0 && longest < maxTtlSeconds)
+    faults.push({
+      fault: `signs for ${longest} s at most, and the capability allows ${maxTtlSeconds}: longer ones are refused`,
+      fix: `max_ttl=${maxTtlSeconds}s`,
+    })
   return faults
 }

@@ -149,7 +149,8 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
       const rows = await sql.query<{ id: CredentialId }>(
         `select id from curfew.credentials where engine = $1 and state in ('revoking', 'stuck')
          union all
-         select id from curfew.credentials where engine = $1 and state = 'revoked' and revoked_at > curfew.now() - make_interval(secs => $2::double precision)`,
+         select id from curfew.credentials
+         where engine = $1 and state = 'revoked' and class = 'expiry-only' and revoked_at > (select curfew.now()) - make_interval(secs => $2::double precision)`,
         [engine, KRL_MARGIN_SECONDS],
       )
       return rows.map(r => r.id)

@@ -233,7 +233,10 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
     async closedOf(engine) {
       const recent = state.now().getTime() - KRL_MARGIN_SECONDS * 1000
       return rows().flatMap(c =>
-        c.engine === engine && (c.state === 'revoking' || c.state === 'stuck' || (c.state === 'revoked' && (c.revokedAt?.getTime() ?? 0) > recent))
+        c.engine === engine &&
+        (c.state === 'revoking' ||
+          c.state === 'stuck' ||
+          (c.state === 'revoked' && c.revocationClass === 'expiry-only' && (c.revokedAt?.getTime() ?? 0) > recent))
           ? [c.id]
           : [],
       )

@@ -151,6 +151,25 @@ describe.skipIf(absent !== null)(`certificates by the real Vault${absent ? ` (sk
     expect(await row(id)).toMatchObject({ state: 'revoked', reason: 'lost_upstream' })
   })
 
+  it.each(['issue', 'sign'])('a certificate that no row knows (%s) is found by its lease, and revoked', async act => {
+    const { config, log } = house.app
+    if (!config.vault) throw new Error('no vault')
+    const issuer = createVault(config.vault, 'issuer', { log })
+    const signal = AbortSignal.timeout(30_000)
+    const policy = act === 'issue' ? 'curfew-cap-workload' : 'curfew-cap-workload-csr'
+    // Not as we make them: a token without our marks, as an accident or another's script would leave it.
+    const { body } = await root('POST', 'auth/token/create', { policies: [policy], ttl: '900s', no_parent: true })
+    const token = Secret.token(body.auth.client_token as string)
+    const ask = { mount: 'pki', role: 'workload', csr: act === 'sign' ? request() : null, commonName: 'crd-stray', dnsNames: [], uris: [], ttlSeconds: 600 }
+    const { certificate } = await issuer.issueCertificate(ask, token, signal)
+    await issuer.close()
+    expect(await opensslVerify(certificate)).toContain(': OK')
+    await house.advance(61)
+    await house.app.broker.reconcile(signal)
+    expect(await opensslVerify(certificate)).toContain('certificate revoked')
+    expect(await house.audits('reconcile.finding')).toContainEqual(expect.objectContaining({ reason: 'orphan', data: { upstream: 'vault', thing: 'lease' } }))
+  })
+
   it('the key stays with the caller who sends a certificate request, and its names are not taken over', async () => {
     const csr = request('/CN=admin.orders.example/O=Admins', ['-addext', 'subjectAltName=DNS:admin.orders.example'])
     const { id, secret, held } = await made('tls/own-key', { params: { csr } })

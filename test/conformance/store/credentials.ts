@@ -550,6 +550,40 @@ export function testCredentials(name: string, makeStore: MakeStore): void {
         expect(await kinds(store, b.id)).toEqual(['credential.issued', 'credential.revoking'])
       })
 
+      it('what was never handed over is looked at at once, whatever its class: nobody is exposed to it', async () => {
+        const { store } = await makeStore()
+        const task = await openTask(store)
+        const [never, given] = [
+          await pending(store, task, { revocation: 'expiry-only', ttl: 200 }),
+          await active(store, task, { revocation: 'expiry-only', ttl: 200 }),
+        ]
+        await store.revocations.commit({ kind: 'task', key: task.id }, 'requested', { actor: operator })
+        expect(await store.credentials.claim(never.id, null)).toMatchObject({ credential: { id: never.id } })
+        expect(await store.credentials.claim(given.id, null)).toBeNull()
+        expect((await store.credentials.get(given.id))?.nextAttemptAt).toEqual(given.expiresAt)
+      })
+
+      it('lists for targets what was closed and may be met: until it is dead, and of what only its end ends for ten minutes more', async () => {
+        const { store, advance } = await makeStore()
+        const task = await openTask(store)
+        const of = (revocation: 'expiry-only' | 'backend', engine = 'keys') => active(store, task, { revocation, engine, ttl: 60 })
+        const [live, closed, backend, other] = [await of('expiry-only'), await of('expiry-only'), await of('backend'), await of('expiry-only', 'other')]
+        expect(await store.credentials.closedOf('keys')).toEqual([])
+        for (const c of [closed, backend, other]) await store.revocations.commit({ kind: 'credential', key: c.id }, 'requested', { actor: operator })
+        const listed = async () => [...(await store.credentials.closedOf('keys'))].sort()
+        expect(await listed()).toEqual([closed.id, backend.id].sort())
+        await advance(61)
+        for (const c of [closed, backend]) {
+          const claim = await store.credentials.claim(c.id, null)
+          if (!claim) throw new Error('it is due')
+          await store.credentials.confirm(claim, { outcome: 'dead', looked: ['expiry'], detail: null })
+        }
+        expect(await listed()).toEqual([closed.id])
+        await advance(601)
+        expect(await listed()).toEqual([])
+        expect(live.state).toBe('active')
+      })
+
       it('what only its own end can end waits for it, and is never stuck', async () => {
         const { store, advance } = await makeStore()
         const c = await active(store, await openTask(store), { revocation: 'expiry-only', ttl: 200 })

@@ -2,11 +2,13 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { exportJWK, generateKeyPair } from 'jose'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { stringify } from 'yaml'
+import { parse, stringify } from 'yaml'
 import { writePolicies } from '../../../src/dev/policies.js'
 import { looksLikeOperatorToken } from '../../../src/domain/operator-token.js'
 import { ENTRY, typed, until } from './desk.js'
@@ -208,6 +210,65 @@ describe('on an embedded store', { timeout: 60_000 }, () => {
     expect(exit).toBe(9)
     expect(out).toMatch(/^FAIL {2}redis {6}does not answer/m)
     expect(out + err).not.toContain('canary-pw')
+  })
+})
+
+/** What `curfew doctor` asks of Vault, over answers that the real one was seen to give. */
+describe('doctor: the roles at Vault', () => {
+  const roles: Record<string, object> = {}
+  let server: Server
+  let config: string
+  beforeAll(async () => {
+    server = createServer((req, res) => {
+      const path = (req.url ?? '').replace('/v1/', '')
+      const answer = (status: number, body: object) => res.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))
+      if (path === 'sys/health') return answer(200, { sealed: false, standby: false, version: '1.21.4' })
+      if (req.headers['x-vault-token'] !== 'an-auditor') return answer(403, { errors: ['permission denied'] })
+      return roles[path] ? answer(200, { data: roles[path] }) : answer(404, { errors: [] })
+    })
+    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+    const tree = parse(readFileSync(file(), 'utf8'))
+    const login = { method: 'token', token: { env: 'MASTER_KEY' } }
+    tree.store = { kind: 'memory' }
+    tree.vault = { address: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, issuer: login, revoker: login }
+    tree.capabilities.push(
+      { name: 'tls/a', summary: 'a', engine: 'vault-pki', intent: 'read', parameters: { role: 'workload', policy: 'curfew-cap-w', key: 'caller' } },
+      {
+        ...{ name: 'ssh/a', summary: 'a', engine: 'vault-ssh', intent: 'read', maxTtlSeconds: 900 },
+        parameters: { role: 'login', policy: 'curfew-cap-l', principals: ['deploy'] },
+      },
+    )
+    config = join(home, 'vault.yaml')
+    writeFileSync(config, stringify(tree, { aliasDuplicateObjects: false }))
+  })
+  afterAll(() => void server.close())
+  const doctor = (token?: string) => typed(['doctor', '--config', config], { MASTER_KEY: masterKey, ...(token ? { VAULT_TOKEN: token } : {}) })
+
+  test('with roles as the shipped script writes them all is well', async () => {
+    roles['pki/roles/workload'] = { generate_lease: true, no_store: false, use_csr_common_name: false, use_csr_sans: false }
+    roles['ssh/roles/login'] = { key_id_format: 'curfew-{{token_display_name}}', allow_user_key_ids: false, allow_empty_principals: false, max_ttl: 3600 }
+    const { exit, out } = await doctor('an-auditor')
+    expect(exit).toBe(0)
+    expect(out).toMatch(/^ok {4}vault {6}role workload makes what can be ended$/m)
+    expect(out).toMatch(/^ok {4}vault {6}role login makes what can be ended$/m)
+  })
+
+  test('one that makes no leases, takes names over, or cannot be named by a list is a failure with its remedy', async () => {
+    roles['pki/roles/workload'] = { generate_lease: false, use_csr_common_name: true, use_csr_sans: true }
+    roles['ssh/roles/login'] = { key_id_format: '', allow_user_key_ids: false, allow_empty_principals: false, max_ttl: 60 }
+    const { exit, out } = await doctor('an-auditor')
+    expect(exit).toBe(9)
+    expect(out).toMatch(/^FAIL {2}vault {6}role workload makes certificates without a lease.*\n {6}fix: vault patch pki\/roles\/workload generate_lease=true$/m)
+    expect(out).toMatch(/fix: vault patch pki\/roles\/workload use_csr_sans=false$/m)
+    expect(out).toMatch(/^FAIL {2}vault {6}role login does not name the credential.*\n {6}fix: write the whole role again: ssh\/roles\/login key_id_format=/m)
+    expect(out).toMatch(/^FAIL {2}vault {6}role login signs for 60 s at most/m)
+  })
+
+  test('whoever may not look is told so, and without a token nobody looks', async () => {
+    const denied = await doctor('nobody')
+    expect(denied.exit).toBe(0)
+    expect(denied.out).toMatch(/^warn {2}vault {6}role workload: it cannot be read \(403\)$/m)
+    expect((await doctor()).out).toMatch(/^ok {4}vault {6}roles not looked at/m)
   })
 })
 

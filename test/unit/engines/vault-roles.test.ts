@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { faultsOfRole } from '../../../src/engines/vault-roles.js'
 
-const faults = (engine: string, role: object, parameters: object = {}) => faultsOfRole(engine, { ...role }, { ...parameters }).map(f => f.fix)
+const faults = (engine: string, role: object, parameters: object = {}) =>
+  faultsOfRole({ engine, parameters: { ...parameters }, maxTtlSeconds: 900 }, { ...role }).map(f => f.fix)
 
 describe('a role of certificates', () => {
   const good = { generate_lease: true, no_store: false, use_csr_common_name: false, use_csr_sans: false }
@@ -26,6 +27,10 @@ describe('a role of keys', () => {
   const good = { key_id_format: 'curfew-{{token_display_name}}', allow_user_key_ids: false, allow_empty_principals: false }
   it('as the shipped script writes it is without fault', () => {
     expect(faults('vault-ssh', good)).toEqual([])
+  })
+  it('that signs for less time than the capability allows is told, one without a limit of its own is not', () => {
+    expect(faults('vault-ssh', { ...good, max_ttl: 600 })).toEqual(['max_ttl=900s'])
+    for (const max_ttl of [0, 900, 3_600]) expect(faults('vault-ssh', { ...good, max_ttl })).toEqual([])
   })
   it('whose certificates no list could name, or that are for everybody, is told', () => {
     expect(faults('vault-ssh', { ...good, key_id_format: '' })).toEqual([`key_id_format='curfew-{{token_display_name}}'`])
