@@ -47,7 +47,7 @@ const statesOf = async (world: World, stopped: readonly Stopped[]) =>
   )
 
 async function zombies(world: World, report: Report, inTurn: InTurn): Promise<void> {
-  await report.case('F44 zombie: issuer stopped at 3, 4a, 4b, 4c, 5a, its row closed meanwhile, resumed', async c => {
+  await report.case('F44, R13 zombie: issuer stopped at 3, 4a, 4b, 4c, 5a, its row closed meanwhile, resumed', async c => {
     const stopped = await inTurn(() => stoppedAt(world, c.ledger, STEPS))
     const other = await healthy(world)
     try {

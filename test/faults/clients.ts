@@ -1,6 +1,6 @@
 /** Owns the clients of a fault run: each request as docs/http-api.md has it, and what was asked, shown and heard written into the ledger. */
 import { createHash, createHmac, randomUUID } from 'node:crypto'
-import { createWorkload } from '../../src/dev/workload.js'
+import { createWorkload, type Workload } from '../../src/dev/workload.js'
 import { type Entry, type Held, handed, type Ledger, noteEnd, type Op, type Shown } from './ledger.js'
 import { DB, type Endpoint, JWT, SIGNAL_SOURCE, type World } from './world.js'
 
@@ -12,6 +12,15 @@ export interface IssueOptions {
   readonly fresh?: boolean
   /** Its task does not have it: this must be refused, and is no act of the run. */
   readonly hostile?: boolean
+  /** Made before, and perhaps shown before. */
+  readonly proof?: string
+}
+
+export interface DelegateOptions {
+  readonly capabilities?: readonly string[]
+  readonly lifeSeconds?: number
+  /** The child has evidence of its own. */
+  readonly evidence?: boolean
 }
 
 export interface Clients {
@@ -22,7 +31,11 @@ export interface Clients {
   /** Several at once, all of them or none; the ledger has one entry for each that was handed over, or one that says why there is none. */
   bundle(held: Held, capabilities: readonly string[], options?: IssueOptions): Promise<{ readonly status: number; readonly body: Heard['body'] }>
   /** A task below, for a key of its own: the grant, and the opening with it, with evidence of its own or without. */
-  delegate(held: Held, options?: { capabilities?: readonly string[]; lifeSeconds?: number; evidence?: boolean }): Promise<Held | null>
+  delegate(held: Held, options?: DelegateOptions): Promise<Held | null>
+  /** The grant alone, and whose it is. */
+  grant(held: Held, options?: DelegateOptions): Promise<Below | null>
+  /** With evidence, with a grant, or both; whoever uses them. */
+  openWith(workload: Workload, evidence: string | null, capabilities: readonly string[], below: Below | null): Promise<Held | null>
   heartbeat(held: Held): Promise<Entry>
   complete(held: Held): Promise<Entry>
   /** By an operator, who names the credential, or the task where there is none yet. */
@@ -37,6 +50,8 @@ export interface Clients {
    */
   replay(held: Held, what?: 'evidence' | 'proof' | 'grant'): Promise<number | null>
 }
+
+type Below = NonNullable<Held['below']> & { readonly workload: Workload }
 
 /** A client waits longer than any deadline of ours: whoever hangs up first hears nothing, and would see nothing delivered. */
 const PATIENCE_MS = 60_000
@@ -97,14 +112,14 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
     into.push(entry)
     return entry
   }
-  const asHolder = async (held: Held, method: string, path: string, body?: object, headers: Record<string, string> = {}) => {
+  const asHolder = async (held: Held, method: string, path: string, body?: object, headers: Record<string, string> = {}, made?: string) => {
     const url = at.url + path
-    const proof = await held.workload.proof(method, url, held.token)
+    const proof = made ?? (await held.workload.proof(method, url, held.token))
     const all = { ...headers, ...(body ? json : {}), authorization: `DPoP ${held.token}`, dpop: proof }
     return { heard: await send(method, url, all, body && JSON.stringify(body)), shown: [proofShown(proof)] }
   }
-  const onTask = (held: Held, path: string, body: object, headers?: Record<string, string>) =>
-    asHolder(held, 'POST', `/v1/tasks/${held.task}/${path}`, body, headers)
+  const onTask = (held: Held, path: string, body: object, headers?: Record<string, string>, made?: string) =>
+    asHolder(held, 'POST', `/v1/tasks/${held.task}/${path}`, body, headers, made)
   const ended = (held: Held, entry: Entry, ofTask: boolean, graceMs = 0): Entry => {
     if (entry.subject !== null) noteEnd(ledger, held, entry.ackAt + graceMs, { ofTask, isBySignal: entry.op === 'signal' })
     return entry
@@ -142,10 +157,10 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
       if (!held) throw new Error('the task was not opened')
       return held
     },
-    async issue(held, kind, { ttlSeconds = 300, key, fresh, hostile } = {}) {
+    async issue(held, kind, { ttlSeconds = 300, key, fresh, hostile, proof } = {}) {
       const evidence = fresh ? await world.issuer.githubToken(at.url) : null
       const body = { capability: kind === 'db' ? DB : JWT, ttl_seconds: ttlSeconds, ...(evidence === null ? {} : { subject_token: evidence }) }
-      const { heard, shown } = await onTask(held, 'credentials', body, key === undefined ? {} : { 'idempotency-key': key })
+      const { heard, shown } = await onTask(held, 'credentials', body, key === undefined ? {} : { 'idempotency-key': key }, proof)
       const more = { decision: heard.body?.credential?.decision, shown: [...shown, ...evidenceShown(evidence)] }
       const entry = write(
         entryOf('issue', heard, held.task, b => b.credential.id, more),
@@ -172,15 +187,20 @@ export function clientsOf(world: World, at: Endpoint, ledger: Ledger, lateBySign
       if (issued.length === 0) write(entryOf('issue', heard, held.task, () => '', { shown }))
       return heard
     },
-    async delegate(held, { capabilities = [JWT], lifeSeconds = 300, evidence = false } = {}) {
+    openWith: openTask,
+    async grant(held, { capabilities = [JWT], lifeSeconds = 300 } = {}) {
       const workload = await createWorkload(at.url)
       const { heard, shown } = await onTask(held, 'grants', { capabilities, to: { jkt: workload.jkt }, life_seconds: lifeSeconds })
       const entry = write(entryOf('delegate', heard, held.task, b => claimOf(b.grant, 'jti'), { shown }))
       if (entry.subject === null) return null
       const grant = heard.body.grant as string
       handed.add(grant)
-      const own = evidence ? await world.issuer.githubToken(at.url) : null
-      return openTask(workload, own, capabilities, { parent: held, grant, bounds: { jkt: workload.jkt, capabilities, lifeSeconds } })
+      return { workload, parent: held, grant, bounds: { jkt: workload.jkt, capabilities, lifeSeconds } }
+    },
+    async delegate(held, options = {}) {
+      const below = await clients.grant(held, options)
+      const own = options.evidence ? await world.issuer.githubToken(at.url) : null
+      return below && openTask(below.workload, own, below.bounds.capabilities, below)
     },
     async heartbeat(held) {
       const { heard, shown } = await onTask(held, 'heartbeat', {})

@@ -9,6 +9,7 @@ import { embeddedCases } from './cases-embedded.js'
 import { irrevocableCases } from './cases-irrevocable.js'
 import { issueCases, settled } from './cases-issue.js'
 import { queueCases } from './cases-queue.js'
+import { raceCases } from './cases-races.js'
 import { changedLater, redisCases } from './cases-redis.js'
 import { revokeCases } from './cases-revoke.js'
 import { storeCases } from './cases-store.js'
@@ -79,6 +80,7 @@ async function main(): Promise<number> {
     if (wanted('issue', 'issue-twice')) await issueTwiceCases(world, report, { seed, isLong: values.long })
     // What was killed inside a mint waits for a listing 110 s later (security.md 3.4): those runs come first, and their wait passes beside the others.
     if (wanted('revoke', 'random')) await randomRuns(world, report, { runs: 3, seed })
+    if (wanted('revoke', 'races')) await raceCases(world, report, seed)
     if (wanted('revoke', 'answers')) await Promise.all([answerCases(world, report), clockCases(world, report)])
     if (wanted('revoke', 'store')) await storeCases(world, report, seed)
     if (wanted('revoke', 'redis')) await redisCases(world, report, seed)
