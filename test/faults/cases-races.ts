@@ -97,8 +97,8 @@ const revokedWhileIssued: Act = async (place, c) => {
 }
 
 const STEPS = ['issue.3', 'issue.4a', 'issue.4b', 'issue.4c', 'issue.5a', 'issue.5b', 'issue.6'] as const
-/** It has passed the last look at its row: what it delivers has been refused since. */
-const MAY_DELIVER: readonly string[] = ['issue.5b', 'issue.6']
+/** Settled, and no look at its row is left: what it delivers has been refused since, unless its token died before it was kept alive. */
+const MAY_DELIVER: readonly string[] = ['issue.5a', 'issue.5b', 'issue.6']
 
 /** The same at every step of an issue: one broker stands there while the other ends the task. */
 const revokedAtEachStep: Act = async ({ world, b, ledger }, c) => {
@@ -149,7 +149,9 @@ const completedByMany: Act = async ({ world, a, b }, c) => {
   const held = await a.opened()
   await a.issue(held, 'db')
   const ends = await many(100, i => (i % 2 ? a : b).complete(held))
-  const unanswered = ends.filter(e => e.subject === null)
+  // On a crowded machine the last in the row may be told to ask again: then it does.
+  const told503 = ends.filter(e => e.status === 503)
+  const unanswered = [...ends.filter(e => e.status !== 503), ...(await many(told503.length, () => a.complete(held)))].filter(e => e.subject === null)
   c.expect(unanswered.length === 0, `R04 ${unanswered.length} were answered otherwise, like ${unanswered[0]?.status} ${unanswered[0]?.problem}`)
   const told = await world.rows<{ n: number }>(
     'store',
@@ -157,7 +159,7 @@ const completedByMany: Act = async ({ world, a, b }, c) => {
     [held.task, held.credential?.id],
   )
   c.expect(told[0]?.n === 2, `R04 its end and its credential's are told ${told[0]?.n} times`)
-  return '100 at once, ended once'
+  return `100 at once${told503.length > 0 ? `, ${told503.length} of them told to ask again` : ''}, ended once`
 }
 
 const parentRevoked: Act = async (place, c) => {
