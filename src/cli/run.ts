@@ -102,7 +102,7 @@ async function act(capabilities: readonly string[], flags: Flags, words: readonl
       }
       return issued
     },
-    command: (held, issued) => ({ file, args, ...deliver(io.env, held, issued, { evidenceEnv: flags.idTokenEnv, proofKey: flags.withProofKey === true }) }),
+    command: (held, issued) => ({ file, args, ...deliver(io.env, held, issued, { evidenceEnv: source.variable, proofKey: flags.withProofKey === true }) }),
   })
 }
 

@@ -17,6 +17,7 @@ test('every name of the operators’ page that this process can know is there, w
   meter.issued('db/orders-ro', 'github', 'ok', 0.02)
   meter.decided('denied', 'no_permit')
   meter.attestationRefused('replayed')
+  meter.secondKey('gitlab')
   meter.revoked('completed', 3)
   meter.confirmed('vault-database', 0.3)
   meter.engineFailed('vault-database', 'destroy')
@@ -30,6 +31,7 @@ test('every name of the operators’ page that this process can know is there, w
     'curfew_issue_duration_seconds_count{result="ok"} 1',
     'curfew_decisions_total{result="denied",code="no_permit"} 1',
     'curfew_attestation_failures_total{code="replayed"} 1',
+    'curfew_evidence_second_key_total{issuer="gitlab"} 1',
     'curfew_revocations_total{reason="completed"} 1',
     'curfew_credentials_revoking_total{reason="completed"} 3',
     'curfew_revocation_confirm_seconds_count{engine="vault-database"} 1',
