@@ -79,6 +79,7 @@ describe.skipIf(absent !== null)(`guards and brokers that come and go${absent ? 
       revoked.set(one, (await g.revoke({ credential: one.id })).at)
       await sleep(250)
     }
+    await until(() => written > 50, 30_000)
     isWriting = false
     await Promise.all(writers)
     await Promise.all(joined.map(j => j.ready))
@@ -88,7 +89,6 @@ describe.skipIf(absent !== null)(`guards and brokers that come and go${absent ? 
     await fresh.ready()
     const all = [...joined.map(j => j.guard), fresh]
     await until(() => all.every(guard => guard.health().seq >= seq), REFUSED_MS * 2)
-    expect(written).toBeGreaterThan(50)
     const { entries } = fresh.health()
     expect(entries).toBeGreaterThan(written)
     for (const guard of all) {
