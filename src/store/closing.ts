@@ -92,9 +92,11 @@ export async function endTasks(tx: Tx, roots: readonly string[], act: Act, drain
 /** The runs behind what was ended for cause: a live runner could mint fresh evidence and begin again (T71). */
 export async function bury(tx: Tx, tasks: readonly string[], revocation: string): Promise<void> {
   await tx.query(
-    `insert into curfew.tombstones (run, until, revocation)
+    // One time for all: asked anew for each task, it would make two rows of one run, and the insert refuses to meet a row twice.
+    `with n as materialized (select curfew.now() as at)
+     insert into curfew.tombstones (run, until, revocation)
      select distinct t.issuer_id || ' ' || t.run, n.at + make_interval(secs => $2::double precision), $3
-     from curfew.tasks t, (select curfew.now() as at) n where t.run is not null and t.id = any($1::text[]) order by 1
+     from curfew.tasks t, n where t.run is not null and t.id = any($1::text[]) order by 1
      on conflict (run) do update set until = greatest(curfew.tombstones.until, excluded.until)`,
     [tasks, TOMBSTONE_SECONDS, revocation],
   )
