@@ -21,7 +21,8 @@ import { newReport, say, writeReport } from './report.js'
 import { sinkCases } from './sinks.js'
 import { buildWorld, TIMERS } from './world.js'
 
-const USAGE = 'usage: npm run test:faults -- [issue|revoke] [--seed N] [--long] [--report FILE] | --runs N [--seed S] [--break version-fence|single-use]'
+const USAGE =
+  'usage: npm run test:faults -- [issue|revoke] [--only NAMES] [--seed N] [--long] [--report FILE] | --runs N [--seed S] [--break version-fence|single-use]'
 
 const WALKS = ['issue', 'revoke']
 
