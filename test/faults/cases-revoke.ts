@@ -29,10 +29,13 @@ interface Dead {
 /** All of them count as dead from the last death on: on a slow machine the next worker's first sweep would else find the claim of the first run out. */
 async function killEach(world: World, clients: Clients, which = KILLED): Promise<Dead[]> {
   const dead: Omit<Dead, 'at'>[] = []
+  // The next death puts off whatever else is there: these are due as they were, once their claims have run out.
   const renew = () =>
     world.rows(
       'store',
-      `update curfew.credentials set claimed_until = curfew.now() + interval '30 s' where state in ('revoking', 'stuck') and claimed_until is not null`,
+      `update curfew.credentials set claimed_until = curfew.now() + interval '30 s', next_attempt_at = curfew.now()
+       where state in ('revoking', 'stuck') and claimed_until is not null and task = any($1::text[])`,
+      [dead.map(d => d.held.task)],
     )
   for (const death of which) {
     const held = await issued(clients)
