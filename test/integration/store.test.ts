@@ -15,7 +15,20 @@ import { testBatches } from '../conformance/store/batches.js'
 import { testBundles } from '../conformance/store/bundles.js'
 import { testCredentials } from '../conformance/store/credentials.js'
 import { testDelegation } from '../conformance/store/delegation.js'
-import { active, context, grantFor, intendOne, mark, minted, openTask, operator, pending, sealed, settleOne } from '../conformance/store/fixtures.js'
+import {
+  active,
+  attestation,
+  context,
+  grantFor,
+  intendOne,
+  mark,
+  minted,
+  openTask,
+  operator,
+  pending,
+  sealed,
+  settleOne,
+} from '../conformance/store/fixtures.js'
 import { testGuards } from '../conformance/store/guards.js'
 import { emptied, houseOver, MIGRATIONS, quiet, type SqlHouse } from '../conformance/store/houses.js'
 import { testRecords } from '../conformance/store/records.js'
@@ -79,6 +92,18 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
         for (const r of results) if (r.status === 'rejected') expect(r.reason).toMatchObject({ facts: { reason: 'replayed' } })
         expect(await store.credentials.list({ task: task.id, limit: 9 })).toHaveLength(1)
       }
+    })
+
+    it('T71 tasks of one run have one tombstone, whatever the planner makes of the table', async () => {
+      const { store } = await house.make()
+      for (let i = 0; i < 10; i++) await Promise.all(Array.from({ length: 30 }, () => openTask(store)))
+      const own = attestation(store, { identity: 'github:repository_id=71', run: 'run-71' })
+      for (let i = 0; i < 6; i++) await openTask(store, { attestation: own })
+      // It knows now that next to no task has a run, and expects one row where there are six.
+      await sql.query('analyze curfew.tasks')
+      const revoked = await store.revocations.commit({ kind: 'identity', key: own.identity }, 'requested', { actor: operator })
+      while ((await store.credentials.closeOverdue(100)).length > 0);
+      expect(await sql.query('select run, revocation from curfew.tombstones')).toEqual([{ run: `${own.issuerId} run-71`, revocation: revoked.id }])
     })
 
     it('a revocation waits for an issue that began before it, and whoever begins after waits for the revocation (R02)', async () => {
