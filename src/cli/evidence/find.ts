@@ -62,9 +62,6 @@ function fromPlatform(name: string, around: Surroundings): EvidenceSource {
   if (!platform) throw usage(`--attestor is one of ${PLATFORMS.map(p => p.name).join(', ')}`)
   const found = platform.detect(around)
   if (found instanceof CliError) throw found
-  return found ?? fail(missing(`this is no place of --attestor ${name}`, `it needs ${platform.needs}`))
-}
-
-function fail(error: CliError): never {
-  throw error
+  if (found) return found
+  throw missing(`this is no place of --attestor ${name}`, `it needs ${platform.needs}`)
 }
