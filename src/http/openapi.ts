@@ -65,7 +65,8 @@ export function describe(declarations: readonly Declaration[], { serverUrl, vers
       title: 'Curfew',
       version,
       summary: 'Just-in-time ephemeral credentials: attested, task-scoped, short-lived, revoked at the target and proven dead.',
-      description: 'What is not named here is refused: unknown members, query parameters and form fields by name. Members may be added to answers.',
+      description:
+        'Members and query parameters that are not named here are refused by name; the OAuth endpoints ignore what they do not recognise (RFC 6749). Members may be added to answers.',
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: serverUrl }],
@@ -106,7 +107,7 @@ function operationOf(d: Declaration, path: string, shared: Shared): Operation {
     ...(d.description ? { description: d.description } : {}),
     tags: [tagOf(path)],
     security: securityOf(d),
-    parameters: [...pathParameters(d, path, asked), ...members('query', d.query, asked), ...headerParameters(d, asked)],
+    parameters: [...pathParameters(d, path, asked), ...queryParameters(d, asked), ...headerParameters(d, asked)],
     ...(body ? { requestBody: { required: true, content: { [type]: { schema: asked(body) } } } } : {}),
     responses: responsesOf(d, shared),
   }
@@ -148,10 +149,10 @@ function headerParameters(d: Declaration, asked: Asked): Parameter[] {
   }))
 }
 
-function members(where: 'query', schema: z.ZodType | undefined, asked: Asked): Parameter[] {
-  if (!schema) return []
-  const { properties, required } = asked(schema) as { properties: Record<string, JsonObject>; required?: string[] }
-  return Object.entries(properties).map(([name, of]) => ({ name, in: where, required: required?.includes(name) ?? false, schema: of }))
+function queryParameters(d: Declaration, asked: Asked): Parameter[] {
+  if (!d.query) return []
+  const { properties, required } = asked(d.query) as { properties: Record<string, JsonObject>; required?: string[] }
+  return Object.entries(properties).map(([name, schema]) => ({ name, in: 'query', required: required?.includes(name) ?? false, schema }))
 }
 
 const REQUEST_ID = { 'X-Request-ID': { $ref: '#/components/headers/X-Request-ID' } }

@@ -29,10 +29,26 @@ export const problemShape = thing(
   'RFC 9457. `type` is the page of the code, `reason` the stable word within it, `field` what was wrong in the request, `capability` the part of a bundle that failed.',
 )
 
-/** RFC 6749 section 5.2, with our members. */
+/** RFC 6749 section 5.2, RFC 7009 section 2.2.1, RFC 8707 section 2, RFC 9396 section 5, RFC 9449 section 5; two of the authorization endpoint, as others have them here. */
+const oauthError = z.enum([
+  'invalid_request',
+  'invalid_client',
+  'invalid_grant',
+  'unauthorized_client',
+  'unsupported_grant_type',
+  'invalid_scope',
+  'unsupported_token_type',
+  'invalid_target',
+  'invalid_authorization_details',
+  'invalid_dpop_proof',
+  'use_dpop_nonce',
+  'access_denied',
+  'temporarily_unavailable',
+])
+
 export const oauthErrorShape = thing(
   'OAuthError',
-  { error: z.string(), error_description: z.string(), ...members },
+  { error: oauthError, error_description: z.string(), ...members },
   'RFC 6749 section 5.2, with the members of a problem.',
 )
 
