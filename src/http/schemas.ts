@@ -176,8 +176,11 @@ const credentialId = z.string().regex(idPattern('credential'), 'must be a creden
 const planId = z.string().regex(idPattern('plan'), 'must be a plan id (pln_…)')
 const taskId = z.string().regex(idPattern('task'), 'must be a task id (tsk_…)')
 
-/** RFC 3339 with an offset; the year is one that a database knows. */
-const instant = z.iso.datetime({ offset: true }).transform(text => new Date(text))
+/** RFC 3339 with an offset. PostgreSQL has no year 0 and we write no year of five digits, and an offset can lead to both: 1970 to 9999 in UTC. */
+const instant = z.iso
+  .datetime({ offset: true })
+  .transform(text => new Date(text))
+  .refine(at => at.getTime() >= 0 && at.getUTCFullYear() <= 9999, 'must lie in the years 1970 to 9999')
 const text = (max: number) => z.string().regex(new RegExp(`^[\\x21-\\x7e]{1,${max}}$`), 'must be printable ASCII without spaces')
 
 const subject = z
@@ -264,7 +267,7 @@ export const signalBody = z.strictObject({
   type: z.string().regex(/^[a-z0-9][a-z0-9._/-]{0,99}$/, 'must be lower-case, like account.compromised'),
   severity: z.enum(['low', 'medium', 'high', 'critical']),
   subject,
-  occurred_at: z.iso.datetime({ offset: true }),
+  occurred_at: instant,
   detail: line(500).optional(),
 })
 

@@ -34,7 +34,7 @@ export function signalRoutes(app: Express, doors: Doors): void {
           type: body.type,
           severity: body.severity,
           subject: subjectOf(body.subject),
-          occurredAt: new Date(body.occurred_at),
+          occurredAt: body.occurred_at,
           detail: body.detail ?? null,
         },
         requestId,

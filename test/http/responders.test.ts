@@ -165,6 +165,8 @@ describe('selectors', () => {
     ],
     ['not all', { all: false }, 'selector.all'],
     ['a local time', { identity: 'x', issued_before: '2020-01-01T00:00:00' }, 'selector.issued_before'],
+    ['a time before all years that a database knows', { issued_before: '0001-01-01T00:00:01+00:01' }, 'selector.issued_before'],
+    ['a time in a year of five digits', { issued_after: '9999-12-31T23:59:59-00:01' }, 'selector.issued_after'],
     ['an unknown attribute', { repository: 'acme/orders' }, 'selector.repository'],
     ['a name for an id', { repository_id: 'acme/orders' }, 'selector.repository_id'],
     ['a kid that is none', { key: 'k7' }, 'selector.key'],
