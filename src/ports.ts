@@ -251,6 +251,11 @@ export interface CommitOptions {
    * Throws `conflict` while it signs, and `not_found` for no key of ours.
    */
   readonly withdraw?: true
+  /**
+   * Of `all`, on a store that was restored from a backup: its `seq` lies beyond every one that guards heard before, so that none
+   * skips what comes now because it bears a number that they have already.
+   */
+  readonly restored?: true
   /** Scoped to the actor. The same key and request once more answers the first act and does nothing. */
   readonly idempotency?: { readonly key: string; readonly hash: string }
 }

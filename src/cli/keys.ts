@@ -4,9 +4,9 @@ import type { KeyClass } from '../domain/signing-key.js'
 import type { LoadedSigner } from '../signers/key-ring.js'
 import type { KeyView } from '../signers/keys.js'
 import { usage } from './exit.js'
-import { type LocalFlags, type LocalStore, loadConfig, localContext, openLocal, withConfig } from './local.js'
+import { checkedReason, type LocalFlags, type LocalStore, loadConfig, localContext, openLocal, withConfig } from './local.js'
 import { type OutputFlags, withOutput } from './options.js'
-import { card, duration, type Io, type Printer, plain, printer, table } from './output.js'
+import { card, duration, type Io, type Printer, printer, table } from './output.js'
 
 type Flags = LocalFlags & OutputFlags
 interface RotateFlags extends Flags {
@@ -111,8 +111,7 @@ async function retire(kid: string, flags: RetireFlags, io: Io): Promise<void> {
   if (!/^[A-Za-z0-9_-]{43}$/.test(kid)) throw usage('a key is named by its kid, 43 characters', 'curfew keys list')
   if (flags.now && flags.reason === undefined) throw usage('say why: --reason T', 'an incident number, a sentence')
   if (!flags.now && flags.reason !== undefined) throw usage('--reason belongs to --now: a key that is merely retired ends nothing')
-  if (flags.reason !== undefined && (flags.reason.length > 500 || plain(flags.reason) !== flags.reason))
-    throw usage('--reason is one line of 500 characters at most, without control characters')
+  if (flags.reason !== undefined) checkedReason(flags.reason)
   return withSigner(flags, io, async (signer, { store }, print) => {
     const { retireKey, withdrawKey } = await import('../signers/keys.js')
     if (flags.reason === undefined) {

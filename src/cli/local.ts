@@ -8,8 +8,8 @@ import type { Actor } from '../domain/revocation.js'
 import type { Context, Store } from '../ports.js'
 import type { DataKeyWrapper } from '../signers/envelope.js'
 import type { Connections } from '../store/open.js'
-import { CliError, EXIT } from './exit.js'
-import type { Io, Printer } from './output.js'
+import { CliError, EXIT, usage } from './exit.js'
+import { type Io, type Printer, plain } from './output.js'
 
 export interface LocalFlags {
   readonly config?: string
@@ -74,6 +74,13 @@ export function localContext(): Context & { readonly actor: Actor } {
     // A container's user may have no name.
   }
   return { requestId: null, actor: { kind: 'operator', id: `local:${name}` } }
+}
+
+/** Of an act on the store itself, which no route looks at. @throws {CliError} usage */
+export function checkedReason(reason: string): string {
+  if (reason.length === 0 || reason.length > 500 || plain(reason) !== reason)
+    throw usage('--reason is one line of 1 to 500 characters, without control characters')
+  return reason
 }
 
 export async function migrationsDir(): Promise<string> {

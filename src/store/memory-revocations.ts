@@ -11,7 +11,7 @@ import { keyReused } from './issue.js'
 import { withdrawInMemory } from './memory-keys.js'
 import { exposedOf, reachInMemory, setQuarantine, tally, tasksWhereInMemory } from './memory-plans.js'
 import { after, bury, type CredentialRow, closeBehind, closeCredentialsOf, closeRows, consume, endTasks, type State, write } from './memory-state.js'
-import { cutOffOf, ENTRY_MARGIN, INLINE_ROWS, noSuchCredential, planLapsed, SCOPE_SECONDS, WITHDRAWN_SECONDS } from './revocations.js'
+import { cutOffOf, ENTRY_MARGIN, INLINE_ROWS, noSuchCredential, planLapsed, RESTORED_ACTS, SCOPE_SECONDS, WITHDRAWN_SECONDS } from './revocations.js'
 
 interface Effect {
   readonly credentials: number
@@ -23,6 +23,7 @@ interface Effect {
 
 export function memoryRevocations(state: State): RevocationLog {
   const find = (is: (r: Revocation) => boolean) => state.revocations.find(r => is(r.revocation))?.revocation ?? null
+  const lastSeq = () => state.revocations.at(-1)?.revocation.seq ?? 0
   return {
     async commit(selector, reason, options) {
       const met = committedBefore(state, options)
@@ -36,7 +37,7 @@ export function memoryRevocations(state: State): RevocationLog {
       const { credentials, tasks, until, issuedBefore, named } = take(state, selector, act, at, options.withdraw === true)
       const revocation: Revocation = {
         id: act.id as Revocation['id'],
-        seq: state.revocations.length + 1,
+        seq: lastSeq() + (options.restored ? RESTORED_ACTS : 1),
         selector: (issuedBefore ? { ...selector, issuedBefore } : selector) as Selector,
         reason,
         actor: options.actor,
@@ -55,7 +56,7 @@ export function memoryRevocations(state: State): RevocationLog {
       return revocation
     },
     get: async id => find(r => r.id === id),
-    seq: async () => state.revocations.length,
+    seq: async () => lastSeq(),
     byReceipt: async id => find(r => r.receipt === id),
     async endedBy({ kind, key }) {
       const by = kind === 'credential' ? state.credentials.get(key)?.revocation : kind === 'task' ? state.tasks.get(key)?.revocation : null

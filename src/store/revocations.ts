@@ -24,6 +24,8 @@ export const SCOPE_SECONDS = 43_500
 export const WITHDRAWN_SECONDS = 86_700
 /** Beyond the end of a single credential or task, in seconds. */
 export const ENTRY_MARGIN = 60
+/** More acts than there can have been since any backup, and few enough that a store can be restored a million times. */
+export const RESTORED_ACTS = 1_000_000_000
 /** What is behind a scope is closed inside the commit up to this many rows, and in batches behind it beyond: no lock is held for long. */
 export const INLINE_ROWS = 200
 
@@ -165,7 +167,7 @@ async function write(
   if (options.withdraw) await withdrawKey(tx, selector.key, act.id, { requestId: act.requestId, actor: act.actor })
   const effect = await take(tx, selector, act, at, after, options.withdraw === true)
   const [row] = await tx.query(
-    `with next as (update curfew.counters set value = value + 1 where name = 'seq' returning value)
+    `with next as (update curfew.counters set value = value + $19::bigint where name = 'seq' returning value)
      insert into curfew.revocations (id, seq, kind, key, issued_before, reason, actor, message, at, until, credentials, tasks, closed_at, filter, named, part_of, receipt,
                                      idempotency, request_hash)
      select $1, next.value, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10, $11, case when $12::boolean then $8::timestamptz end, $13::jsonb, $14, $15, $16, $17, $18
@@ -189,6 +191,7 @@ async function write(
       newId('receipt'),
       options.idempotency ? ownKey(options.actor, options.idempotency.key) : null,
       options.idempotency?.hash ?? null,
+      options.restored ? RESTORED_ACTS : 1,
     ],
   )
   const revocation = toRevocation(row as Row)

@@ -222,6 +222,18 @@ export function testResponders(name: string, makeStore: MakeStore): void {
       expect(other.id).not.toBe(r.id)
     })
 
+    it('on a restored store the act that ends everything has a seq that nobody can have heard, and what follows goes on from there', async () => {
+      const { store } = await makeStore()
+      const task = await openTask(store)
+      const before = await revoke(store, { kind: 'credential', key: (await active(store, task)).id })
+      const live = await active(store, task)
+      const restored = await revoke(store, { kind: 'all', key: '*' }, { restored: true })
+      expect(restored.seq).toBe(before.seq + 1_000_000_000)
+      expect((await store.credentials.get(live.id))?.state).toBe('revoking')
+      expect((await store.revocations.since(before.seq + 999_999_999, 9)).map(e => [e.seq, e.kind])).toEqual([[restored.seq, 'all']])
+      const next = await revoke(store, { kind: 'task', key: task.id })
+      expect([next.seq, await store.revocations.seq()]).toEqual([restored.seq + 1, restored.seq + 1])
+    })
     it('tells by which act a credential and a task ended, and finds it by its receipt', async () => {
       const { store } = await makeStore()
       const task = await openTask(store)

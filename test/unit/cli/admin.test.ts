@@ -57,6 +57,24 @@ describe('on an embedded store', { timeout: 60_000 }, () => {
     expect(again.err).toContain('nothing to do')
   })
 
+  test('migrate --restored: says why, and one act ends everything, beyond every seq that was heard', async () => {
+    for (const [argv, says] of [
+      [['--restored'], 'say why: --reason T'],
+      [['--reason', 'x'], '--reason belongs to --restored'],
+      [['--restored', '--reason', 'a\u001bb'], 'without control characters'],
+      [['--restored', '--reason', ''], '1 to 500 characters'],
+    ] as const) {
+      const refused = await on('migrate', ...argv)
+      expect({ argv, exit: refused.exit, out: refused.out }).toEqual({ argv, exit: 2, out: '' })
+      expect(refused.err).toContain(says)
+    }
+    const { exit, out, err } = await on('migrate', '--restored', '--reason', 'backup of Monday', '--json')
+    expect(exit).toBe(0)
+    expect(JSON.parse(out)).toEqual({ applied: [], revocation: expect.stringMatching(/^rev_/), receipt: expect.stringMatching(/^rcp_/) })
+    expect(err).toMatch(/everything that this store holds is revoked \(seq 1000000000\)/)
+    expect((await on('migrate', '--restored', '--reason', 'once more')).err).toMatch(/seq 2000000000/)
+  })
+
   test('operator add prints the token once; the store keeps no trace of it; disable refuses it', async () => {
     const { exit, out, err } = await on('operator', 'add', 'dana', '--role', 'responder')
     expect(exit).toBe(0)
