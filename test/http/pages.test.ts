@@ -1,5 +1,5 @@
 /** Owns that the commands of the pages for people do what the pages say, typed one after the other into a real shell. */
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -10,42 +10,11 @@ import { afterAll, describe, expect, it } from 'vitest'
 import { parse, stringify } from 'yaml'
 import { load } from '../../src/config.js'
 import { makeHouse, SERVER } from '../house.js'
-import { blocksOf, fences, idsAsSeen } from '../pages.js'
+import { blocksOf, fences } from '../pages.js'
+import { play } from '../played.js'
 import { typed } from '../unit/cli/desk.js'
 
 const ROOT = new URL('../../', import.meta.url).pathname
-
-/** One shell a page, so that what a page exports holds to its end. Each command must succeed. */
-async function play(blocks: readonly string[], env: Record<string, string>, cwd: string): Promise<string[]> {
-  const shell = spawn('bash', ['--noprofile', '--norc'], {
-    cwd,
-    env: { PATH: `${ROOT}bin:${process.env.PATH}`, HOME: cwd, ...env },
-    stdio: ['pipe', 'pipe', 'pipe'],
-  })
-  let heard = ''
-  for (const stream of [shell.stdout, shell.stderr])
-    stream.on('data', chunk => {
-      heard += chunk
-    })
-  const played: string[] = []
-  try {
-    for (const command of blocks.flatMap(block => block.trim().split('\n'))) {
-      // Where the broker is and who asks is this test's; what is typed else is the page's.
-      if (/^export CURFEW_(?:URL|OPERATOR_TOKEN_FILE)=/.test(command)) continue
-      const before = heard.length
-      const mark = `exit-of-${played.length}:`
-      shell.stdin.write(`${idsAsSeen(command, heard)}\necho ${mark}$?\n`)
-      await expect.poll(() => heard.slice(before), { timeout: 30_000, interval: 20 }).toMatch(new RegExp(`^${mark}\\d+$`, 'm'))
-      const told = heard.slice(before)
-      expect([command, Number(told.split(mark)[1]?.split('\n')[0]), told], told).toEqual([command, 0, told])
-      played.push(command)
-    }
-  } finally {
-    shell.stdin.end()
-    shell.kill()
-  }
-  return played
-}
 
 const read = (page: string) => readFileSync(join(ROOT, page), 'utf8')
 
@@ -222,6 +191,7 @@ const PLAYED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'docs/http-api.md': { json: 'here' },
   'docs/forward-auth.md': { nginx: 'test/integration/nginx.test.ts', yaml: 'was not run', '': 'was not run', sh: 'here' },
   'docs/engines.md': { ts: 'test/unit/engine-suite.test.ts', yaml: 'test/unit/engine-suite.test.ts' },
+  'docs/operators.md': { sh: 'test/integration/operators-page.test.ts' },
   'docs/ssh.md': { sh: 'test/integration/ssh.test.ts', sshd_config: 'test/integration/ssh.test.ts' },
   'examples/engine-redis-acl/README.md': { yaml: 'test/integration/engine-redis-acl.test.ts', sh: 'test/integration/engine-redis-acl.test.ts' },
   'examples/orders-api/README.md': { sh: 'here', ts: 'here' },
