@@ -9,6 +9,7 @@ import { errorRoutes } from './error-page.js'
 import { evidenceRoutes } from './evidence.js'
 import { feedRoutes } from './feed.js'
 import { forwardAuthRoutes } from './forward-auth.js'
+import { oneReading } from './framing.js'
 import { hookRoutes } from './hooks.js'
 import { introspectionRoutes } from './introspection.js'
 import { metadataRoutes } from './metadata.js'
@@ -31,6 +32,7 @@ export function createApp(doors: Doors): Express {
   app.set('trust proxy', false)
   app.use(nameRequest)
   app.use(helmet())
+  app.use(oneReading((req, res, error) => refuse(doors, { path: '?' }, req, res, res.locals.requestId as string, error)))
   metadataRoutes(app, doors)
   tokenRoutes(app, doors)
   introspectionRoutes(app, doors)

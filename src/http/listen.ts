@@ -1,6 +1,7 @@
 /** Owns the listeners: limits against slow and idle clients (H06), and the internal one for metrics and the whole truth about health. */
 import { createServer, type Server, type ServerResponse } from 'node:http'
 import express, { type Express } from 'express'
+import { oneReading } from './framing.js'
 import type { Doors } from './route.js'
 import { nameRequest } from './route.js'
 
@@ -21,6 +22,8 @@ export async function listen(app: Express, at: string, maxConnections: number): 
       connectionsCheckingInterval: 1_000,
       maxHeaderSize: 16_384,
       insecureHTTPParser: false,
+      // Node would answer and go on with what stands behind it; `oneReading` does not.
+      requireHostHeader: false,
     },
     app,
   )
@@ -58,6 +61,7 @@ export function createInternalApp(doors: Pick<Doors, 'readiness'>, metrics: () =
   app.disable('x-powered-by')
   app.set('query parser', 'simple')
   app.use(nameRequest)
+  app.use(oneReading((_req, res, error) => res.status(400).json({ detail: error.message })))
   app.get('/livez', (_req, res) => void res.json({ status: 'ok' }))
   app.get('/readyz', async (req, res) => {
     const { status, lines } = await doors.readiness()
