@@ -205,6 +205,17 @@ export async function makeHouse(
   }
 }
 
+/** GitHub as the configuration names it, with the keys that a house signs its jobs' tokens with. */
+export const GITHUB_ISSUER = {
+  name: 'github',
+  kind: 'oidc',
+  profile: 'github',
+  issuer: GITHUB,
+  keys: { file: 'github.jwks' },
+  algs: ['RS256'],
+  pin: { repository_owner_id: ['123456'] },
+}
+
 function configOf(more: Record<string, unknown>[]): Record<string, unknown> {
   return {
     mode: 'dev',
@@ -213,17 +224,7 @@ function configOf(more: Record<string, unknown>[]): Record<string, unknown> {
     queue: { kind: 'memory' },
     signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
     issuers: [
-      {
-        name: 'github',
-        kind: 'oidc',
-        profile: 'github',
-        issuer: GITHUB,
-        keys: { file: 'github.jwks' },
-        algs: ['RS256'],
-        pin: { repository_owner_id: ['123456'] },
-        strength: 3,
-        owner: '@orders-team',
-      },
+      { ...GITHUB_ISSUER, strength: 3, owner: '@orders-team' },
       { name: 'agents', kind: 'registered', agents: [{ name: 'reporter', owner: '@data', key: { file: 'agent.jwk' } }] },
     ],
     audiences: [

@@ -2,6 +2,7 @@
 import { X509Certificate } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { dashed } from '../../src/domain/ids.js'
+import { askVault as ask } from '../real/ask-vault.js'
 import type { World } from './world.js'
 
 export interface Thing {
@@ -13,15 +14,11 @@ export const text = (thing: Thing) => `${thing.kind} ${thing.id}`
 
 /** A listing that failed is no empty listing: everything but 200 and Vault's "nothing there" throws. */
 export async function askVault(world: World, method: string, path: string, absent: readonly number[], body?: object) {
-  const answer = await fetch(`${world.vault.address}/v1/${path}`, {
-    method,
-    headers: { 'X-Vault-Token': world.vault.rootToken },
-    ...(body ? { body: JSON.stringify(body) } : {}),
-  })
-  if (answer.status === 204) return {}
-  if (answer.status === 200) return ((await answer.json()) as { data?: Record<string, unknown> }).data ?? {}
-  if (absent.includes(answer.status)) return null
-  throw new Error(`Vault answered ${answer.status} to ${method} ${path}`)
+  const { status, body: answer } = await ask(world.vault.address, world.vault.rootToken, method, path, body)
+  if (status === 204) return {}
+  if (status === 200) return (answer.data ?? {}) as Record<string, unknown>
+  if (absent.includes(status)) return null
+  throw new Error(`Vault answered ${status} to ${method} ${path}`)
 }
 
 export async function listAccessors(world: World): Promise<{ accessor: string; data: Record<string, unknown> | null }[]> {

@@ -8,7 +8,7 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { freePort } from '../../src/dev/ports.js'
 import { introspect } from '../caller.js'
-import { GITHUB, type House, type KeyedIssuer, keyedIssuer, makeHouse } from '../house.js'
+import { GITHUB_ISSUER, type House, type KeyedIssuer, keyedIssuer, makeHouse } from '../house.js'
 import { blocksOf } from '../pages.js'
 
 const ROOT = new URL('../../', import.meta.url).pathname
@@ -47,15 +47,7 @@ beforeAll(async () => {
     more: {
       server: { url: issuer, listen: '127.0.0.1:0', internal: '127.0.0.1:0', dpopNonce: 'required' },
       issuers: [
-        {
-          name: 'github',
-          kind: 'oidc',
-          profile: 'github',
-          issuer: GITHUB,
-          keys: { file: 'github.jwks' },
-          algs: ['RS256'],
-          pin: { repository_owner_id: ['123456'] },
-        },
+        GITHUB_ISSUER,
         { name: 'agents', kind: 'registered', agents: [{ name: 'reporter', owner: '@data', key: { jwk: agent.publicKey.export({ format: 'jwk' }) } }] },
         { name: 'mesh', kind: 'spiffe', trustDomain: 'mesh.example', bundle: { file: at('mesh.json') } },
       ],

@@ -5,7 +5,7 @@ import * as oauth from 'oauth4webapi'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { freePort } from '../../src/dev/ports.js'
 import { EXCHANGE, ID_TOKEN, JWT_BEARER } from '../caller.js'
-import { GITHUB, type House, LEGACY, makeHouse, ORDERS, ORDERS_SECRET } from '../house.js'
+import { GITHUB_ISSUER, type House, LEGACY, makeHouse, ORDERS, ORDERS_SECRET } from '../house.js'
 
 const INSECURE = { [oauth.allowInsecureRequests]: true }
 const JOB = 'github:repository_id=456789'
@@ -32,15 +32,7 @@ beforeAll(async () => {
     more: {
       server: { url: issuer, listen: '127.0.0.1:0', internal: '127.0.0.1:0', dpopNonce: 'required' },
       issuers: [
-        {
-          name: 'github',
-          kind: 'oidc',
-          profile: 'github',
-          issuer: GITHUB,
-          keys: { file: 'github.jwks' },
-          algs: ['RS256'],
-          pin: { repository_owner_id: ['123456'] },
-        },
+        GITHUB_ISSUER,
         { name: 'agents', kind: 'registered', agents: [{ name: 'reporter', owner: '@data', key: { jwk: await exportJWK(agentKey.publicKey) } }] },
       ],
     },

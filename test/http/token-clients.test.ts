@@ -6,7 +6,7 @@ import { decodeJwt } from 'jose'
 import supertest from 'supertest'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type Caller, caller, EXCHANGE, JWT_BEARER } from '../caller.js'
-import { GITHUB, type House, type KeyedIssuer, keyedIssuer, makeHouse, ORDERS, SERVER } from '../house.js'
+import { GITHUB, GITHUB_ISSUER, type House, type KeyedIssuer, keyedIssuer, makeHouse, ORDERS, SERVER } from '../house.js'
 
 const AGENT = 'agents:agent=reporter'
 const SVID = 'spiffe://mesh.example/ci'
@@ -26,15 +26,7 @@ let mesh: KeyedIssuer
 
 const issuers = (kinds: readonly string[]) =>
   [
-    {
-      name: 'github',
-      kind: 'oidc',
-      profile: 'github',
-      issuer: GITHUB,
-      keys: { file: 'github.jwks' },
-      algs: ['RS256'],
-      pin: { repository_owner_id: ['123456'] },
-    },
+    GITHUB_ISSUER,
     { name: 'agents', kind: 'registered', agents: [{ name: 'reporter', owner: '@data', key: { file: 'agent.jwk' } }] },
     // Evidence names us in another way here; a client does not.
     { name: 'mesh', kind: 'spiffe', trustDomain: 'mesh.example', audience: 'curfew', bundle: { file: join(dir, 'mesh.json') } },

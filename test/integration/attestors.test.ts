@@ -13,6 +13,7 @@ import { until } from '../../src/dev/process.js'
 import { type Spire, startSpire } from '../../src/dev/spire.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
 import type { CurfewError } from '../../src/domain/errors.js'
+import { askVault } from '../real/ask-vault.js'
 import { oidcIssuer } from '../trust-issuer.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'cf-att-'))
@@ -86,11 +87,7 @@ describe.skipIf(absent !== null)(`attestation of real issuers' tokens${absent ? 
 
   it("a token of Vault's own identity/oidc, through the generic attestor", async () => {
     const { address, rootToken } = vault as Vault
-    const ask = async (method: string, path: string, body?: object, token = rootToken) => {
-      const answer = await fetch(`${address}/v1/${path}`, { method, headers: { 'X-Vault-Token': token }, ...(body ? { body: JSON.stringify(body) } : {}) })
-      // biome-ignore lint/suspicious/noExplicitAny: answers of a test peer, read member by member
-      return answer.status === 204 ? null : ((await answer.json()) as any)
-    }
+    const ask = async (method: string, path: string, body?: object, token = rootToken) => (await askVault(address, token, method, path, body)).body
     await ask('POST', 'identity/oidc/config', { issuer: address })
     await ask('POST', 'identity/oidc/key/curfew', { allowed_client_ids: ['*'], algorithm: 'RS256' })
     await ask('POST', 'identity/oidc/role/curfew', { key: 'curfew', client_id: SERVER, ttl: '5m' })

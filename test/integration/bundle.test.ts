@@ -17,6 +17,7 @@ import type { Failpoint } from '../../src/failpoint.js'
 import type { CredentialEngine } from '../../src/ports.js'
 import { type Caller, caller, type Held, introspect } from '../caller.js'
 import { type House, makeHouse } from '../house.js'
+import { askVault } from '../real/ask-vault.js'
 
 /** Throws when this failpoint is reached for the n-th time. */
 const armed = vi.hoisted(() => ({ at: '', left: 0 }))
@@ -101,12 +102,8 @@ describe.skipIf(absent !== null)(`a bundle by the real Vault, at the real Postgr
   })
 
   async function root(method: string, path: string, body?: object) {
-    const { address, rootToken } = vault as Vault
-    const headers = { 'X-Vault-Token': rootToken }
-    const answer = await fetch(`${address}/v1/${path}`, { method, headers, ...(body ? { body: JSON.stringify(body) } : {}) })
-    const text = await answer.text()
-    // biome-ignore lint/suspicious/noExplicitAny: an answer of another program, looked into by expectations.
-    return { status: answer.status, data: (text ? (JSON.parse(text).data ?? {}) : {}) as any }
+    const { status, body: answer } = await askVault((vault as Vault).address, (vault as Vault).rootToken, method, path, body)
+    return { status, data: answer?.data ?? {} }
   }
   const listed = async (path: string): Promise<string[]> => (await root('LIST', path)).data.keys ?? []
 

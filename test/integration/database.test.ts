@@ -9,6 +9,7 @@ import { type Postgres, startPostgres } from '../../src/dev/postgres.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
 import { type Caller, caller } from '../caller.js'
 import { type House, makeHouse } from '../house.js'
+import { askVault } from '../real/ask-vault.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'cf-db-'))
 const vault = await startVault({ dir: join(dir, 'vault'), own: true })
@@ -128,10 +129,7 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
 
   it("with Vault's own default statements an open session that set its role reads on: the reason for the shipped ones", async () => {
     const { address, rootToken } = vault as Vault
-    const ask = async (method: string, path: string, body?: object) => {
-      const answer = await fetch(`${address}/v1/${path}`, { method, headers: { 'X-Vault-Token': rootToken }, ...(body ? { body: JSON.stringify(body) } : {}) })
-      return answer.status === 204 ? null : ((await answer.json()) as { lease_id: string; data: { username: string; password: string } })
-    }
+    const ask = async (method: string, path: string, body?: object) => (await askVault(address, rootToken, method, path, body)).body
     await ask('POST', 'database/config/orders', { allowed_roles: ['orders-ro', 'orders-default'] })
     const create = readFileSync(new URL('../../config/vault/create.sql', import.meta.url), 'utf8')
     await ask('POST', 'database/roles/orders-default', { db_name: 'orders', creation_statements: [create], default_ttl: '900s' })

@@ -14,8 +14,9 @@ import { freePort } from '../../src/dev/ports.js'
 import { type Spire, startSpire } from '../../src/dev/spire.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
 import { EXCHANGE, ID_TOKEN } from '../caller.js'
-import { GITHUB, type House, makeHouse, ORDERS } from '../house.js'
+import { GITHUB_ISSUER, type House, makeHouse, ORDERS } from '../house.js'
 import { blocksOf } from '../pages.js'
+import { askVault } from '../real/ask-vault.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'cf-parties-'))
 const vault = await startVault({ dir: join(dir, 'vault'), own: true })
@@ -48,15 +49,7 @@ describe.skipIf(absent !== null)(`parties that nobody here wrote${absent ? ` (sk
       more: {
         server: { url: issuer, listen: '127.0.0.1:0', internal: '127.0.0.1:0' },
         issuers: [
-          {
-            name: 'github',
-            kind: 'oidc',
-            profile: 'github',
-            issuer: GITHUB,
-            keys: { file: 'github.jwks' },
-            algs: ['RS256'],
-            pin: { repository_owner_id: ['123456'] },
-          },
+          GITHUB_ISSUER,
           {
             name: 'mesh',
             kind: 'spiffe',
@@ -132,15 +125,7 @@ describe.skipIf(absent !== null)(`parties that nobody here wrote${absent ? ` (sk
   })
 
   describe('Vault: its jwt auth method takes our token by discovery', () => {
-    const ask = async (method: string, path: string, body?: object, token?: string) => {
-      const answer = await fetch(`${(vault as Vault).address}/v1/${path}`, {
-        method,
-        headers: token === undefined ? {} : { 'X-Vault-Token': token },
-        ...(body ? { body: JSON.stringify(body) } : {}),
-      })
-      // biome-ignore lint/suspicious/noExplicitAny: answers of a test peer, read member by member
-      return { status: answer.status, body: answer.status === 204 ? null : ((await answer.json()) as any) }
-    }
+    const ask = (method: string, path: string, body?: object, token: string | null = null) => askVault((vault as Vault).address, token, method, path, body)
     const root = (method: string, path: string, body?: object) => ask(method, path, body, (vault as Vault).rootToken)
     const login = async (jwt: string, role = 'orders') => ask('POST', 'auth/jwt/login', { role, jwt })
     const token = async (resource = VAULT, scope = 'kv:read') => {

@@ -22,6 +22,7 @@ import { type Caller, caller, type Held } from '../caller.js'
 import { testEngine } from '../conformance/engines.js'
 import { startProxy } from '../faults/proxy.js'
 import { type House, makeHouse } from '../house.js'
+import { askVault } from '../real/ask-vault.js'
 
 const dir = mkdtempSync(join(tmpdir(), 'cf-ssh-'))
 const DOCUMENTATION = readFileSync(new URL('../../docs/ssh.md', import.meta.url), 'utf8')
@@ -79,16 +80,7 @@ describe.skipIf(absent !== null)(`SSH certificates by the real Vault${absent ? `
     rmSync(dir, { recursive: true, force: true })
   })
 
-  async function root(method: string, path: string, body?: object) {
-    const answer = await fetch(`${at().address}/v1/${path}`, {
-      method,
-      headers: { 'X-Vault-Token': at().rootToken },
-      ...(body ? { body: JSON.stringify(body) } : {}),
-    })
-    const text = await answer.text()
-    // biome-ignore lint/suspicious/noExplicitAny: an answer of another program, looked into by expectations.
-    return { status: answer.status, body: (text ? JSON.parse(text) : null) as any }
-  }
+  const root = (method: string, path: string, body?: object) => askVault(at().address, at().rootToken, method, path, body)
   async function role(name: string, settings: object) {
     expect((await root('POST', `ssh/roles/${name}`, settings)).status).toBeLessThan(300)
     const policy = `path "ssh/sign/${name}" { capabilities = ["update"] }`
