@@ -125,6 +125,8 @@ async function startIn(
         audiences: [{ name: 'orders', uri: ORDERS, secret: { env: 'RESOURCE_SECRET' } }],
         capabilities: [tokens, ...(more.capabilities ?? [])],
         policies: { dir: 'policies' },
+        // One address and one identity stand for a whole company here.
+        limits: { source: false, identity: false },
         log: { level: 'info' },
         ...(more.vault ? { vault: more.vault } : {}),
       }),

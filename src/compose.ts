@@ -5,15 +5,19 @@ import { registeredAttestor } from './attestors/registered.js'
 import { spiffeAttestor } from './attestors/spiffe.js'
 import { type Broker, createBroker } from './broker/broker.js'
 import type { BrokerDeps, Issuer, Log } from './broker/deps.js'
+import { type Limits, TELL_MS } from './broker/ration.js'
 import { createOutbound } from './clients/outbound.js'
 import { composeEngines } from './compose-engines.js'
 import { composeQueue } from './compose-queue.js'
 import { toAudiences, toCapabilities } from './config.js'
 import type { Config, IssuerConfig } from './config-schema.js'
+import { breadth } from './domain/breadth.js'
 import type { Audience } from './domain/capability.js'
 import { dpopNonces } from './domain/dpop-nonce.js'
 import type { CredentialId } from './domain/ids.js'
+import { limiter, tally } from './domain/rate.js'
 import type { Secret } from './domain/secret.js'
+import { OURSELVES } from './domain/signal.js'
 import type { Doorbell } from './feed/doorbell.js'
 import { createLog, type Logger } from './log.js'
 import { createMetrics, type Metrics } from './metrics.js'
@@ -46,6 +50,8 @@ export interface App {
 export interface Overrides {
   readonly log?: Logger
   readonly store?: (sealDigest: (digest: string) => string) => Promise<Store>
+  /** Milliseconds, for the limits on requests. */
+  readonly monotonic?: () => number
 }
 
 export async function compose(config: Config, overrides: Overrides = {}): Promise<App> {
@@ -103,7 +109,9 @@ export async function compose(config: Config, overrides: Overrides = {}): Promis
       capabilities: new Map(capabilities.map(c => [c.name, c])),
       audiences: new Map(toAudiences(config).map(a => [a.name, a])),
       issuers: new Map(config.issuers.map(i => [i.name, issuerOf(i)])),
-      signals: config.signals,
+      // What we see ourselves may be said of everybody.
+      signals: { ...config.signals, sources: [...config.signals.sources, { name: OURSELVES, issuers: config.issuers.map(i => i.name) }] },
+      limits: limitsOf(config.limits, overrides.monotonic),
       nonces: config.server.dpopNonce === 'required' ? dpopNonces(await nonceKey(wrapper)) : null,
       tasks: config.tasks,
       log,
@@ -134,6 +142,14 @@ async function composeAttestors(config: Config, store: Store, log: Log): Promise
   const deps = { serverUrl: config.server.url, clock: store.clock, outbound: createOutbound(), readFile: (path: string) => readFile(path, 'utf8'), log }
   return [oidcAttestor(of('oidc'), deps), spiffeAttestor(of('spiffe'), deps), await registeredAttestor(of('registered'), deps)]
 }
+
+const limitsOf = (limits: Config['limits'], monotonic = () => performance.now()): Limits => ({
+  source: limits.source ? limiter(limits.source) : null,
+  identity: limits.identity ? limiter(limits.identity) : null,
+  breadth: limits.breadth ? { ...limits.breadth, of: breadth(limits.breadth) } : null,
+  told: tally(TELL_MS),
+  monotonic,
+})
 
 function issuerOf(i: IssuerConfig): Issuer {
   const of = { enabled: i.enabled, maxTtlSeconds: i.maxTtlSeconds, identityPrefix: i.kind === 'spiffe' ? `spiffe://${i.trustDomain}/` : `${i.name}:` }

@@ -22,6 +22,7 @@ interface Node {
     readonly in?: Node
     readonly element?: Node
     readonly valueType?: Node
+    readonly values?: readonly unknown[]
   }
 }
 
@@ -54,7 +55,7 @@ export function settingsOf(schema: z.ZodType): readonly Setting[] {
       if (isSecret(branch)) add(path, 'secret')
       else if (branch.def.type === 'object') for (const [key, child] of Object.entries(branch.def.shape ?? {})) walk(child, [...path, key])
       else if (branch.def.type === 'number' || branch.def.type === 'int') add(path, 'number')
-      else if (branch.def.type === 'boolean') add(path, 'boolean')
+      else if (branch.def.type === 'boolean' || branch.def.values?.every(v => typeof v === 'boolean')) add(path, 'boolean')
       else if (['string', 'enum', 'literal'].includes(branch.def.type)) add(path, 'text')
     }
   }

@@ -1,6 +1,7 @@
 /** Owns the shape of the configuration: one strict schema, every variation a discriminated union, contradictions refused by path. */
 import { z } from 'zod'
 import type { Secret } from './domain/secret.js'
+import { OURSELVES } from './domain/signal.js'
 
 /** The `max-age` of the key set (src/http/metadata.ts), what a replica may lag behind the store, and some time on the way. Seconds. */
 export const PUBLISH_AHEAD_MIN = 360
@@ -17,6 +18,12 @@ const hostPort = z
   .string()
   .regex(/^(\[[0-9a-f:]+\]|[A-Za-z0-9.-]+):\d{1,5}$/, 'must be host:port')
   .refine(at => Number(at.slice(at.lastIndexOf(':') + 1)) <= 65_535, 'has a port above 65535')
+
+/** Switched off by `false`, and by nothing that merely does not parse (H02). */
+const orOff = <T extends z.ZodRawShape>(shape: T) =>
+  z.union([z.strictObject(shape), z.literal(false)], {
+    error: issue => (typeof issue.input === 'object' ? undefined : `must be { ${Object.keys(shape).join(', ')} }, or false for no limit`),
+  })
 
 /** Engines of ours. */
 export const BUILT_IN_ENGINES = ['jwt', 'vault-database', 'vault-pki', 'vault-ssh', 'vault-token', 'memory'] as const
@@ -246,6 +253,18 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     }),
   ])
 
+  /** Of every replica by itself, in its memory. */
+  const rate = (perSecond: number, burst: number) =>
+    orOff({ perSecond: z.int().min(1).max(1_000_000).default(perSecond), burst: z.int().min(1).max(1_000_000).default(burst) }).prefault({})
+  const limits = z.strictObject({
+    /** Requests that ask for something, by the address that they come from: IPv6 by its /64. */
+    source: rate(1_000, 5_000),
+    /** The same, by attested identity. */
+    identity: rate(50, 1_000),
+    /** One identity that asks for so many different capabilities within the time raises the signal `curfew.breadth`. */
+    breadth: orOff({ capabilities: z.int().min(2).max(1_000).default(20), withinSeconds: seconds(1, 3_600).default(60) }).prefault({}),
+  })
+
   const shape = z.strictObject({
     /** `dev` admits memory kinds, http and loopback; never say it in production. */
     mode: z.enum(['production', 'dev']).default('production'),
@@ -294,6 +313,7 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     policies: z.strictObject({ dir: file }),
     signals: signals.default({ sources: [], rules: [] }),
     hooks: z.array(hook).default([]),
+    limits: limits.prefault({}),
     tasks: z
       .strictObject({
         maxLifeSeconds: seconds(10, 86_400).default(21_600),
@@ -327,6 +347,9 @@ export function configSchema(resolve: (ref: SecretRef, ctx: z.RefinementCtx) => 
     const audiences = unique(config.audiences, ['audiences'])
     unique(config.capabilities, ['capabilities'])
     const sources = unique(config.signals.sources, ['signals', 'sources'])
+    if (sources.has(OURSELVES))
+      refuse(['signals', 'sources', config.signals.sources.findIndex(s => s.name === OURSELVES), 'name'], 'is the name of what Curfew sees itself')
+    sources.add(OURSELVES)
     unique(config.signals.rules, ['signals', 'rules'])
     if (config.server.listen === config.server.internal && !config.server.listen.endsWith(':0'))
       refuse(['server', 'internal'], 'is the public listener: metrics and verbose health need one of their own')

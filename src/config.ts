@@ -228,9 +228,14 @@ function tell(issue: z.core.$ZodIssue, base: readonly PropertyKey[] = []): Probl
   return [{ path, message: issue.message.replace(/^Invalid (input|option|key|string): /, '') }]
 }
 
-/** A branch whose own keys are missing is further away than one that merely dislikes a value. */
+/** A branch whose own keys are missing is further away than one that merely dislikes a value; one that wants another thing altogether, most. */
 const weight = (issues: readonly z.core.$ZodIssue[]) =>
-  issues.reduce((sum, issue) => sum + (issue.code === 'unrecognized_keys' ? 3 : issue.code === 'invalid_type' ? 2 : 1), 0)
+  issues.reduce(
+    (sum, issue) =>
+      sum +
+      (issue.path.length === 0 && issue.code !== 'unrecognized_keys' ? 4 : issue.code === 'unrecognized_keys' ? 3 : issue.code === 'invalid_type' ? 2 : 1),
+    0,
+  )
 
 function meant(name: string, known: readonly string[]): string {
   const guess = nearest(name, known)

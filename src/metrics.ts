@@ -52,6 +52,7 @@ export function createMetrics(): Metrics {
   const findings = counter('curfew_reconcile_findings_total', 'What reconcile found', ['kind'])
   const abandoned = counter('curfew_tasks_abandoned_total', 'Tasks whose run was over before their holder said so', ['source'])
   const hooks = counter('curfew_hooks_total', 'Events of CI providers', ['source', 'result'])
+  const limited = counter('curfew_rate_limited_total', 'Requests refused because there were too many', ['limit'])
   const states = new Gauge({ name: 'curfew_credentials', help: 'Credentials by state', labelNames: ['state'], registers })
   const overdue = new Gauge({ name: 'curfew_revocation_overdue_seconds', help: 'Age of the oldest expiry that is not closed', registers })
   const storeUp = new Gauge({ name: 'curfew_store_up', help: '1 when the store answered this scrape', registers })
@@ -80,6 +81,7 @@ export function createMetrics(): Metrics {
       found: kind => findings({ kind }),
       abandoned: source => abandoned({ source }),
       hook: (source, result) => hooks({ source, result }),
+      rateLimited: limit => limited({ limit }),
     },
     async text(store, more = {}) {
       try {

@@ -88,6 +88,8 @@ export async function makeHouse(
     more?: Record<string, unknown>
     alsoAllow?: string[]
     secrets?: Record<string, string>
+    /** Milliseconds: the time of the limits on requests. */
+    monotonic?: () => number
   } = {},
 ): Promise<House> {
   const dir = mkdtempSync(join(tmpdir(), 'curfew-house-'))
@@ -106,6 +108,7 @@ export async function makeHouse(
   await migrate(connections.main, migrations)
   const app = await compose(config, {
     log,
+    ...(options.monotonic ? { monotonic: options.monotonic } : {}),
     store: sealDigest => storeOver(connections, 'memory', { sealDigest, log }, () => checkMigrations(connections.main, migrations)),
   })
   const queue = app.queue as MemoryQueue

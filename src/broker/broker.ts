@@ -18,6 +18,7 @@ import { introspect, signIntrospection } from './introspect.js'
 import { issue } from './issue.js'
 import { issueBundle } from './issue-bundle.js'
 import { openTask } from './open-task.js'
+import { rationSource } from './ration.js'
 import { receipt } from './receipt.js'
 import { reconcile } from './reconcile.js'
 import { respond } from './respond.js'
@@ -32,6 +33,7 @@ type Bound<F> = F extends (deps: BrokerDeps, ...rest: infer A) => infer R ? (...
 export function createBroker(deps: BrokerDeps) {
   const bind = <F extends (deps: BrokerDeps, ...rest: never[]) => unknown>(verb: F) => ((...rest: never[]) => verb(deps, ...rest)) as Bound<F>
   return {
+    rationSource: bind(rationSource),
     openTask: bind(openTask),
     exchange: bind(exchange),
     recognizeHolder: bind(recognizeHolder),

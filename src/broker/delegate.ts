@@ -7,6 +7,7 @@ import { MAX_ANCESTORS, type Task } from '../domain/task.js'
 import type { BrokerDeps } from './deps.js'
 import { type GrantedChild, signGrant } from './grant-token.js'
 import type { Holder } from './holder.js'
+import { rationIdentity } from './ration.js'
 
 /** A grant is carried from one process to the next, not kept. Seconds. */
 export const GRANT_SECONDS = 300
@@ -20,6 +21,7 @@ export interface Granted {
 
 export async function delegate(deps: BrokerDeps, holder: Holder, ask: GrantAsk, requestId: string | null): Promise<Granted> {
   const { task } = holder
+  rationIdentity(deps, task.attestation.identity)
   const now = deps.store.clock.now()
   if (task.state !== 'open') throw new CurfewError('task_ended', 'this task has ended', { reason: task.state })
   const left = Math.floor((task.deadlineAt.getTime() - now.getTime()) / 1000)

@@ -4,6 +4,7 @@ import type { Nonces } from '../domain/dpop-nonce.js'
 import type { Signal, SignalAct } from '../domain/signal.js'
 import type { Attestation } from '../domain/workload.js'
 import type { Attestor, CredentialEngine, JobQueue, PolicyEngine, Reconcilable, RevocationPublisher, Signer, Store } from '../ports.js'
+import type { Limits } from './ration.js'
 
 export interface BrokerDeps {
   /** The public URL: issuer of our tokens, audience of task tokens, base of every `htu`. */
@@ -22,6 +23,7 @@ export interface BrokerDeps {
   /** By name. */
   readonly issuers: ReadonlyMap<string, Issuer>
   readonly signals: SignalRules
+  readonly limits: Limits
   /** Null: a proof needs none. */
   readonly nonces: Nonces | null
   readonly tasks: { readonly maxLifeSeconds: number; readonly defaultLifeSeconds: number }
@@ -74,4 +76,5 @@ export interface Meter {
   /** A run was over and its holder had not said so. */
   abandoned(source: string): void
   hook(source: string, result: string): void
+  rateLimited(limit: 'source' | 'identity'): void
 }

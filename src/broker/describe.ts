@@ -6,6 +6,7 @@ import { audienceOf } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import { identify } from './identify.js'
 import { type Presented, prove } from './prove.js'
+import { rationIdentity } from './ration.js'
 
 export interface DescribeAsk {
   readonly evidence: Evidence
@@ -41,6 +42,7 @@ export interface Described {
 export async function describe(deps: BrokerDeps, ask: DescribeAsk, signal: AbortSignal): Promise<Described> {
   const jkt = ask.presented.proofs.length === 0 ? null : (await prove(deps, ask.presented)).jkt
   const attestation = await identify(deps, ask.evidence, signal)
+  rationIdentity(deps, attestation.identity)
   const at = deps.store.clock.now()
   return { attestation, at, jkt, use: await useOf(deps, attestation, jkt), offers: offersOf(deps, ask, attestation, at) }
 }

@@ -4,6 +4,7 @@ import type { Evidence } from '../domain/workload.js'
 import { capabilityNamed, decide } from './authorize.js'
 import type { BrokerDeps } from './deps.js'
 import { identify } from './identify.js'
+import { noteBreadth, rationIdentity } from './ration.js'
 
 export interface ExplainAsk {
   readonly evidence: Evidence
@@ -14,8 +15,10 @@ export interface ExplainAsk {
 }
 
 /** @param proof whether the caller would prove a key; explained as if it did unless told otherwise. */
-export async function explain(deps: BrokerDeps, ask: ExplainAsk, signal: AbortSignal): Promise<Decision> {
+export async function explain(deps: BrokerDeps, ask: ExplainAsk, requestId: string | null, signal: AbortSignal): Promise<Decision> {
   const attestation = await identify(deps, ask.evidence, signal)
+  rationIdentity(deps, attestation.identity)
+  await noteBreadth(deps, attestation, [ask.capability], requestId)
   const capability = capabilityNamed(deps, ask.capability, 'capability')
   return decide(deps, {
     attestation,

@@ -12,6 +12,7 @@ import type { BrokerDeps } from './deps.js'
 import type { Holder } from './holder.js'
 import { evidenceMarks, identify } from './identify.js'
 import { remembered } from './open-task.js'
+import { noteBreadth, rationIdentity } from './ration.js'
 import { tasksAbove } from './redeem.js'
 
 /** One credential that is asked for. */
@@ -43,11 +44,19 @@ export async function grant(
   requestId: string | null,
   signal: AbortSignal,
 ): Promise<Granted> {
+  const { attestation } = holder.task
+  rationIdentity(deps, attestation.identity)
   demandOpen(holder.task)
-  const context: Context = { requestId, actor: { kind: 'workload', id: holder.task.attestation.identity } }
+  const context: Context = { requestId, actor: { kind: 'workload', id: attestation.identity } }
   const [proofMark] = holder.marks
   if (!proofMark) throw new TypeError('a holder carries the mark of its proof')
 
+  await noteBreadth(
+    deps,
+    attestation,
+    asked.map(p => p.capability),
+    requestId,
+  )
   await eachPart(asked, part => demandAskable(deps, holder.task, part))
   const task = terms.evidence ? await attestAgain(deps, holder.task, holder.jkt, terms.evidence, context, signal) : holder.task
   const above = await tasksAbove(deps, task)

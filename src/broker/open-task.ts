@@ -10,6 +10,7 @@ import { authorizeBelow, capabilityNamed, recordingDenials } from './authorize.j
 import type { BrokerDeps } from './deps.js'
 import { evidenceMarks, identify } from './identify.js'
 import { type Presented, prove } from './prove.js'
+import { noteBreadth, rationIdentity } from './ration.js'
 import { attestationBelow, childBelow, type Redeemed, redeem } from './redeem.js'
 import { signTaskToken } from './task-token.js'
 
@@ -74,6 +75,7 @@ export async function recognize(deps: BrokerDeps, ask: CallerAsk, requestId: str
   const attestation = redeemed ? attestationBelow(redeemed, own && remembered(own)) : own && remembered(own)
   if (!attestation) throw new CurfewError('malformed', 'evidence is required', { reason: 'parameter_missing', field: 'subject_token' })
   demandClient(ask.clientId, attestation.identity)
+  rationIdentity(deps, attestation.identity)
   const marks = [mark, ...(redeemed ? [redeemed.mark] : []), ...(own ? await evidenceMarks(deps, own, jkt) : [])]
   return { attestation, jkt, redeemed, marks, context: { requestId, actor: { kind: 'workload', id: attestation.identity } } }
 }
@@ -81,6 +83,7 @@ export async function recognize(deps: BrokerDeps, ask: CallerAsk, requestId: str
 /** Every capability is judged here, and nothing is written but denials. */
 export async function planTask(deps: BrokerDeps, who: Recognized, ask: TaskTerms): Promise<PlannedTask> {
   const { attestation, jkt, redeemed, marks, context } = who
+  await noteBreadth(deps, attestation, ask.capabilities, context.requestId)
   const lifeSeconds = ask.lifeSeconds ?? deps.tasks.defaultLifeSeconds
   if (lifeSeconds > deps.tasks.maxLifeSeconds) {
     throw new CurfewError('malformed', `a task may live ${deps.tasks.maxLifeSeconds} seconds at most`, { reason: 'life_too_long', field: 'life_seconds' })

@@ -36,6 +36,8 @@ export interface ErrorFacts {
   /** One sentence: what the caller can do next. */
   readonly next?: string
   readonly retryAfterSeconds?: number
+  /** Of a refusal that comes too often to be evidence each time: whose limit it is, and how many before it left none. Null: this one leaves none either. */
+  readonly repeats?: { readonly limit: 'source' | 'identity'; readonly key: string; readonly untold: number | null }
 }
 
 /** A refusal with a reason the caller may hear. `message` never quotes input or tokens; the private story is the `cause`, which is only logged. */

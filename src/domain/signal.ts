@@ -3,6 +3,9 @@ import type { QuarantineId, RevocationId, SignalId } from './ids.js'
 import type { Reach } from './plan.js'
 import type { Actor } from './revocation.js'
 
+/** The source of what we see ourselves. It has no secret: nobody can sign as it. */
+export const OURSELVES = 'curfew'
+
 export type SignalSubject = { readonly kind: 'credential' | 'task' | 'identity'; readonly key: string }
 
 export interface NewSignal {

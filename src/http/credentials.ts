@@ -150,12 +150,13 @@ export function credentialRoutes(app: Express, doors: Doors): void {
     // A literal colon: `:explain` is a verb of the collection, not a parameter.
     path: '/v1/decisions\\:explain',
     who: 'public',
+    asks: true,
     summary: 'What would policy answer?',
     description: 'Nothing is issued and the evidence is not used up.',
     json: explainBody,
     successes: { 200: { body: z.object({ decision: decisionShape }) } },
     refuses: ['attestation_refused', 'attestation_stale', 'capability_unknown'],
-    answer: async ({ body, signal }) => {
+    answer: async ({ body, requestId, signal }) => {
       const decision = await broker.explain(
         {
           evidence: { type: 'jwt', token: body.subject_token },
@@ -164,6 +165,7 @@ export function credentialRoutes(app: Express, doors: Doors): void {
           purpose: body.purpose,
           labels: body.labels,
         },
+        requestId,
         signal,
       )
       return { status: 200, body: { decision: decisionView(decision) } }

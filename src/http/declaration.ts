@@ -30,6 +30,8 @@ export interface Declaration {
   /** As express spells it. */
   readonly path: string
   readonly who: 'public' | { readonly holder?: true; readonly operator?: Right; readonly guard?: true }
+  /** It asks for something new, so that the source and the identity of the caller are limited. What ends, looks or counts never is. */
+  readonly asks?: true
   readonly oauth?: true
   /** It refuses in a sentence, as text/plain. */
   readonly plain?: true

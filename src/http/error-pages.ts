@@ -270,6 +270,8 @@ export const ERROR_PAGES: Readonly<Record<ErrorCode, ErrorPage>> = {
     reasons: {
       capability_full: 'The capability has as many live credentials as it may have (`maxLive`).',
       hooks_full: 'Too many events arrive at once; the provider delivers again.',
+      identity_rate: 'This workload asks more often than it may (`limits.identity`). Its evidence was not used up. What ends things is never limited.',
+      source_rate: 'More requests come from this address than may (`limits.source`). Behind a proxy all callers share its address.',
     },
   },
   engine_failed: {

@@ -14,6 +14,7 @@ export function evidenceRoutes(app: Express, doors: Doors): void {
     // A literal colon: `:explain` is a verb of the collection, not a parameter.
     path: '/v1/evidence\\:explain',
     who: 'public',
+    asks: true,
     summary: 'What this evidence is believed to be, and what it may ask for; nothing is issued, and it is not used up',
     shows: [[], ['proof']],
     json: describeBody,

@@ -76,6 +76,7 @@ function codesOf(d: Declaration): ErrorCode[] {
     ...(who.operator ? (['forbidden'] as const) : []),
     // Another's task answers like one that does not exist (T57).
     ...(who.holder ? (['proof_refused', 'not_found'] as const) : []),
+    ...(d.asks ? (['rate_limited'] as const) : []),
     ...(shown?.has('proof') ? (['proof_refused'] as const) : []),
     ...(d.refuses ?? []),
   ]

@@ -18,6 +18,7 @@ import type { Guard } from '../domain/guard.js'
 import { may, type Operator, type Right } from '../domain/operator.js'
 import { looksLikeGuardKey, operatorTokenDigest } from '../domain/operator-token.js'
 import type { Secret } from '../domain/secret.js'
+import { sourceOf } from '../domain/source.js'
 import type { Feed, Signer, Store } from '../ports.js'
 import { type Declaration, declare, type Shown, type Successes } from './declaration.js'
 import { type Told, tell } from './problem.js'
@@ -126,6 +127,8 @@ export function route<B = undefined, Q = undefined, const H extends Headers = Re
       // With every answer to a proof, so that the next one has a fresh nonce (RFC 9449 section 8.2); what may be kept by a cache takes no proof.
       if (doors.nonces && presented.proofs.length > 0 && (spec.who !== 'public' || spec.method !== 'get'))
         res.setHeader('DPoP-Nonce', doors.nonces.current(realmOf(presented.path), doors.store.clock.now()))
+      // Before any signature is looked at: it is the caller who pays for asking (H08). No header says where a request comes from.
+      if (spec.asks) doors.broker.rationSource(sourceOf(req.socket.remoteAddress))
       const query = parse(spec.query, spec.query ? { ...req.query } : undefined, 'query')
       if (!spec.query && Object.keys(req.query).length > 0)
         throw new CurfewError('malformed', 'this route takes no query parameters', { reason: 'unknown_field', field: 'query' })
@@ -184,26 +187,31 @@ export async function refuse(
 
 async function toldOf(doors: Doors, spec: { path: string; oauth?: true; plain?: true }, req: Request, requestId: string, error: unknown): Promise<Told> {
   const where = { serverUrl: doors.serverUrl, requestId, form: spec.oauth ? 'oauth' : spec.plain ? 'plain' : 'problem' } as const
-  if (!(error instanceof CurfewError)) doors.log.error({ err: error, requestId, route: spec.path }, 'a request failed on our side')
-  else {
-    doors.log.warn(
-      { code: error.code, reason: error.facts.reason, field: error.facts.field, requestId, route: spec.path, ...(error.cause ? { err: error.cause } : {}) },
-      'a request was refused',
-    )
-    if (error.code !== 'unavailable' && !error.facts.decision) {
-      try {
-        await doors.store.audit.append({
-          kind: auditKind(error),
-          actor: { kind: 'stranger', id: req.ip ?? 'unknown' },
-          subject: null,
-          reason: error.facts.reason ?? error.code,
-          requestId,
-          data: { code: error.code, route: `${req.method} ${spec.path}`, ...(error.facts.field ? { field: error.facts.field } : {}) },
-        })
-      } catch (cause) {
-        return tell(new CurfewError('unavailable', 'the audit log cannot be written', { reason: 'audit_unavailable' }, { cause }), where)
-      }
-    }
+  if (!(error instanceof CurfewError)) {
+    doors.log.error({ err: error, requestId, route: spec.path }, 'a request failed on our side')
+    return tell(error, where)
+  }
+  const { reason, field, repeats } = error.facts
+  // Whoever is refused ten thousand times a second must not write the log and the evidence at that rate.
+  if (repeats?.untold === null) return tell(error, where)
+  doors.log.warn({ code: error.code, reason, field, requestId, route: spec.path, ...(error.cause ? { err: error.cause } : {}) }, 'a request was refused')
+  if (error.code === 'unavailable' || error.facts.decision) return tell(error, where)
+  try {
+    await doors.store.audit.append({
+      kind: auditKind(error),
+      actor: repeats?.limit === 'identity' ? { kind: 'workload', id: repeats.key } : { kind: 'stranger', id: req.ip ?? 'unknown' },
+      subject: null,
+      reason: reason ?? error.code,
+      requestId,
+      data: {
+        code: error.code,
+        route: `${req.method} ${spec.path}`,
+        ...(field ? { field } : {}),
+        ...(repeats ? { limit: repeats.limit, key: repeats.key, suppressed: repeats.untold } : {}),
+      },
+    })
+  } catch (cause) {
+    return tell(new CurfewError('unavailable', 'the audit log cannot be written', { reason: 'audit_unavailable' }, { cause }), where)
   }
   return tell(error, where)
 }

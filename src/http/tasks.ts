@@ -19,6 +19,7 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks',
     who: 'public',
+    asks: true,
     shows: [['proof']],
     summary: 'Open a task',
     description: 'The evidence is `subject_token`; the task is bound to the key of the proof. The token is for the task itself: audience Curfew.',
@@ -78,6 +79,7 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks/:task/credentials',
     who: { holder: true },
+    asks: true,
     summary: 'Ask for a credential under a task, or for several, all or none',
     description:
       'Each secret is shown once. The same Idempotency-Key ends what the first answer issued and makes it anew. Several are issued in one transaction; a refusal names the part that it is about.',
@@ -85,7 +87,7 @@ export function taskRoutes(app: Express, doors: Doors): void {
     headers: { 'Idempotency-Key': idempotencyKey.optional() },
     json: credentialBody,
     successes: { 201: { body: z.union([issuedShape, z.object({ credentials: z.array(issuedShape) })]), headers: { Location: locationShape } } },
-    refuses: ['attestation_stale', 'policy_denied', 'capability_unknown', 'task_ended', 'conflict', 'rate_limited', 'engine_failed'],
+    refuses: ['attestation_stale', 'policy_denied', 'capability_unknown', 'task_ended', 'conflict', 'engine_failed'],
     answer: async ({ body, caller, headers, requestId, signal }) => {
       const parts = ('capabilities' in body ? body.capabilities : [body]).map(p => ({
         capability: p.capability,
@@ -110,6 +112,7 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks/:task/grants',
     who: { holder: true },
+    asks: true,
     summary: 'Hand a part of a task on',
     params: { task: id('task') },
     json: grantBody,
@@ -134,6 +137,7 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks/:task/heartbeat',
     who: { holder: true },
+    asks: true,
     summary: 'The holder lives',
     params: { task: id('task') },
     json: emptyBody,

@@ -17,6 +17,7 @@ export function tokenRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/oauth2/token',
     who: 'public',
+    asks: true,
     oauth: true,
     shows: [['proof']],
     summary: 'Evidence for a task token or an access token (RFC 8693, RFC 7523)',

@@ -130,7 +130,7 @@ export const CATALOGUE: Readonly<Record<string, Attack>> = {
   H22: inside('what errors tell of the inside'),
   H23: of('two Authorization or DPoP headers, joined or long'),
   H24: none('time that tells known from unknown ids', 'compared in constant time by construction; not measured yet'),
-  H25: none('one caller ten thousand times, one agent at everything', 'live credentials are bounded per capability; there is no limit on requests yet'),
+  H25: of('one caller ten thousand times, one agent at everything'),
   H26: inside('verbs of operators without an operator; metrics in public'),
   H27: none('identity headers and cookies of untrusted hops', 'forward-auth strips and sets them, which its own tests and nginx show; no route reads any'),
   H28: none('pages of a responder’s console in a browser', 'there is no console'),

@@ -339,6 +339,8 @@ function settings(place: Place, at: Endpoint, start: Start, level: string): obje
       { name: JWT, summary: 'read orders over HTTP', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' },
     ],
     policies: { dir: 'policies' },
+    // One address and one identity stand for a whole company here.
+    limits: { source: false, identity: false },
     signals: {
       sources: [{ name: SIGNAL_SOURCE, secret: { env: 'EDR_SECRET' }, issuers: ['github'] }],
       rules: [{ name: 'high-revokes', minSeverity: 'high', act: { kind: 'revoke' } }],

@@ -408,5 +408,7 @@ function configOf(dir: string, issuers: Record<'github' | 'former' | 'reporter' 
     audiences: Object.entries(AUDIENCES).map(([name, a], i) => ({ name, ...a, alg: i === 1 ? 'RS256' : 'ES256', secret: { env: 'SECRET' } })),
     capabilities: Object.entries(CAPABILITIES).map(([name, c]) => ({ name, summary: name, engine: 'jwt', maxTtlSeconds: 900, maxLive: 100_000, ...c })),
     policies: { dir: 'policies' },
+    // One address and one identity stand for a whole company here.
+    limits: { source: false, identity: false },
   }
 }

@@ -123,6 +123,8 @@ async function over({ dir, closing, close }: Place, storeUrl: string, redisUrl: 
       audiences: [{ name: 'orders', uri: ORDERS, secret: { env: 'ORDERS_SECRET' } }],
       capabilities: [{ name: CAPABILITY, summary: 'orders', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read', maxLive: 1_000_000 }],
       policies: { dir: 'policies' },
+      // One address and one identity stand for a whole company here.
+      limits: { source: false, identity: false },
       log: { level: 'warn' },
     }
     writeFileSync(config, stringify(settings))

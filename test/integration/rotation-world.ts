@@ -64,6 +64,8 @@ export async function deploy(dir: string, storeUrl: string, redisUrl: string): P
       audiences: [{ name: 'orders', uri: AUDIENCE, secret: { env: 'ORDERS_SECRET' } }],
       capabilities: [{ name: CAPABILITY, summary: 'orders', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read', maxLive: 1_000_000 }],
       policies: { dir: 'policies' },
+      // One address and one identity stand for a whole company here.
+      limits: { source: false, identity: false },
       log: { level: 'warn' },
     }
     writeFileSync(path, stringify(settings))

@@ -212,6 +212,7 @@ function depsOf({ store, engine, policy }: Parts, queue: MemoryQueue, reconcilab
     ]),
     nonces: null,
     signals: { sources: [], rules: [] },
+    limits: { source: null, identity: null, breadth: null, told: { tell: () => null }, monotonic: () => 0 },
     tasks: { maxLifeSeconds: 86_400, defaultLifeSeconds: 3_600 },
     log: quiet,
     meter,

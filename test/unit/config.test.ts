@@ -356,6 +356,44 @@ describe('shape', () => {
     expect(problemsOf(EXAMPLE.replace('maxLive: 200', 'maxLive: .nan'))[0]).toMatch(/^capabilities\.0\.maxLive: /)
     expect(problemsOf(EXAMPLE.replace('maxLive: 200', 'maxLive: .inf'))[0]).toMatch(/^capabilities\.0\.maxLive: /)
   })
+  describe('the limits on requests', () => {
+    const limitsOf = (text: string, env: Record<string, string> = {}) => loadText(text, { env }).config.limits
+    const without = bent(t => delete t.limits)
+    const DEFAULTS = { source: { perSecond: 1_000, burst: 5_000 }, identity: { perSecond: 50, burst: 1_000 }, breadth: { capabilities: 20, withinSeconds: 60 } }
+    test('are on for who says nothing, and what is not said of one is as it was', () => {
+      expect(limitsOf(without)).toEqual(DEFAULTS)
+      expect(limitsOf(bent(t => (t.limits = { identity: { burst: 7 } })))).toEqual({ ...DEFAULTS, identity: { perSecond: 50, burst: 7 } })
+      expect(limitsOf(without, { CURFEW_LIMITS_IDENTITY_PER_SECOND: '9' })).toEqual({ ...DEFAULTS, identity: { perSecond: 9, burst: 1_000 } })
+    })
+    test('each is off for who says false, and for nobody else', () => {
+      expect(limitsOf(bent(t => (t.limits = { source: false, identity: false, breadth: false })))).toEqual({ source: false, identity: false, breadth: false })
+      expect(limitsOf(without, { CURFEW_LIMITS_SOURCE: 'false' })).toEqual({ ...DEFAULTS, source: false })
+    })
+    test.each([
+      ['source', { perSecond: '10 ', burst: 5 }, 'limits.source.perSecond: '],
+      ['source', { perSecond: 0, burst: 5 }, 'limits.source.perSecond: '],
+      ['identity', { perSecond: 10, burst: Number.NaN }, 'limits.identity.burst: '],
+      ['identity', { perSecond: 1.5 }, 'limits.identity.perSecond: '],
+      ['identity', { perSecnd: 10 }, 'limits.identity.perSecnd: is no setting; did you mean perSecond?'],
+      ['breadth', { capabilities: -1 }, 'limits.breadth.capabilities: '],
+      ['breadth', 20, 'limits.breadth: must be { capabilities, withinSeconds }, or false for no limit'],
+      ['identity', 'false', 'limits.identity: must be { perSecond, burst }, or false for no limit'],
+      ['source', true, 'limits.source: must be { perSecond, burst }, or false for no limit'],
+      ['source', null, 'limits.source: '],
+    ])('H02: %s as %j refuses the start', (name, value, problem) => {
+      const problems = problemsOf(bent(t => (t.limits = { [name as string]: value })))
+      expect(problems).toHaveLength(1)
+      expect(problems[0]?.startsWith(problem)).toBe(true)
+    })
+    test('H02: nor does a variable that does not parse switch one off', () => {
+      expect(problemsOf(without, { env: { CURFEW_LIMITS_IDENTITY_BURST: '16kib ' } })[0]).toMatch(/^limits\.identity\.burst: /)
+      expect(problemsOf(without, { env: { CURFEW_LIMITS_IDENTITY: 'off' } })[0]).toMatch(/^limits\.identity: must be/)
+    })
+    test('what they see is told by a source that nobody else may be', () => {
+      expect(problemsOf(bent(t => (t.signals.sources[0].name = 'curfew')))).toContain('signals.sources.0.name: is the name of what Curfew sees itself')
+      expect(limitsOf(bent(t => t.signals.rules.push({ name: 'broad', source: 'curfew', act: { kind: 'quarantine', seconds: 60 } })))).toEqual(DEFAULTS)
+    })
+  })
   test('a flag that is no setting is refused with a guess', () => {
     expect(problemsOf(EXAMPLE, { flags: { 'server.lisen': 'x' } })).toEqual(['server.lisen: is no setting; did you mean server.listen?'])
   })

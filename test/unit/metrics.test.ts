@@ -25,6 +25,8 @@ test('every name of the operators’ page that this process can know is there, w
   meter.found('orphan_lease')
   meter.abandoned('github-org')
   meter.hook('github-org', 'accepted')
+  meter.rateLimited('source')
+  meter.rateLimited('identity')
   const page = await text(store, { keyAgeSeconds: 86_400, jobs: { 'destroy-jwt': { waiting: 4 } } })
   for (const line of [
     'curfew_credentials_issued_total{capability="db/orders-ro",issuer="github",result="ok"} 1',
@@ -39,6 +41,8 @@ test('every name of the operators’ page that this process can know is there, w
     'curfew_reconcile_findings_total{kind="orphan_lease"} 1',
     'curfew_tasks_abandoned_total{source="github-org"} 1',
     'curfew_hooks_total{source="github-org",result="accepted"} 1',
+    'curfew_rate_limited_total{limit="source"} 1',
+    'curfew_rate_limited_total{limit="identity"} 1',
     'curfew_credentials{state="active"} 2',
     'curfew_revocation_overdue_seconds 1.5',
     'curfew_store_up 1',
