@@ -67,10 +67,7 @@ export const CATALOGUE: Readonly<Record<string, Attack>> = {
   T51: inside('a confused deputy: one’s approval for another’s thing'),
   T52: inside('our token at a stranger’s, theirs at ours'),
   T53: inside('carried on with another identity or key, or after policy was narrowed'),
-  T54: none(
-    'staging evidence for a production capability',
-    'capability names and environments are compared whole and byte for byte (T38, T60, T63): no case of its own yet',
-  ),
+  T54: of('staging evidence for a production capability'),
   T55: none(
     'mutual TLS: resumed sessions, foreign CA, a certificate in a header',
     'the broker binds by DPoP alone; certificate-bound tokens are refused by the guard',
