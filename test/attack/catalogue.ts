@@ -129,7 +129,7 @@ export const CATALOGUE: Readonly<Record<string, Attack>> = {
   H24: none('time that tells known from unknown ids', 'compared in constant time by construction; not measured yet'),
   H25: of('one caller ten thousand times, one agent at everything'),
   H26: inside('verbs of operators without an operator; metrics in public'),
-  H27: none('identity headers and cookies of untrusted hops', 'forward-auth strips and sets them, which its own tests and nginx show; no route reads any'),
+  H27: inside('identity headers and cookies of untrusted hops'),
   H28: none('pages of a responder’s console in a browser', 'there is no console'),
   H29: none('paths under a caller’s control', 'no route writes a file; what the command line keeps is named by ids of our own shape'),
   H30: inside('signals and events: bad MAC, old, twice, out of scope'),
