@@ -40,7 +40,10 @@ export interface Delivery {
 }
 
 /** What tools look for beside a name: `ssh -i ssh_key` finds the certificate by itself. */
-const FILE_NAMES: Readonly<Record<string, string>> = { ssh_key: 'ssh_key', ssh_certificate: 'ssh_key-cert.pub' }
+const FILE_NAMES: ReadonlyMap<string, string> = new Map([
+  ['ssh_key', 'ssh_key'],
+  ['ssh_certificate', 'ssh_key-cert.pub'],
+])
 /** What is a variable already, in capitals, stays as it is; of the rest only a token is no file. */
 const isVariable = (field: string) => field === 'token' || !/^[a-z_]+$/.test(field)
 const variableOf = (field: string) => (isVariable(field) ? (field === 'token' ? 'CURFEW_TOKEN' : field) : `CURFEW_${field.toUpperCase()}_FILE`)
@@ -65,7 +68,7 @@ export function deliver(
       const fields = Object.entries(secret).map(([name, value]) => [name, variableOf(name), value] as const)
       const isFirst = fields.every(([, variable]) => given[variable] === undefined)
       const shown = fields.map(([name, variable, value]) =>
-        isVariable(name) ? ([variable, value] as const) : ([variable, folder.put(suffix.toLowerCase(), FILE_NAMES[name] ?? `${name}.pem`, value)] as const),
+        isVariable(name) ? ([variable, value] as const) : ([variable, folder.put(suffix.toLowerCase(), FILE_NAMES.get(name) ?? `${name}.pem`, value)] as const),
       )
       for (const [name, value] of [['CURFEW_CREDENTIAL', credential.id] as const, ...shown]) {
         if (given[`${name}_${suffix}`] !== undefined) throw usage(`two variables would be called ${name}_${suffix}`, 'run one command inside the other')

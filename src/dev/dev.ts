@@ -1,7 +1,8 @@
 /** Owns `npm run dev`: the same world, kept until it is told to stop, and three lines to try in a second terminal. */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { configDir, repository } from './find.js'
+import { writePrivate } from './folder.js'
 import { buildWorld } from './world.js'
 
 export async function dev(signal: AbortSignal): Promise<number> {
@@ -9,7 +10,7 @@ export async function dev(signal: AbortSignal): Promise<number> {
   const world = await buildWorld((name, text) => line(`${name.padEnd(8)} ${text}`), signal)
   const login = join(configDir(), 'dev.json')
   mkdirSync(configDir(), { recursive: true, mode: 0o700 })
-  writeFileSync(login, JSON.stringify({ url: world.server, operatorToken: world.operatorToken }), { mode: 0o600 })
+  writePrivate(login, JSON.stringify({ url: world.server, operatorToken: world.operatorToken }))
   const job = join(repository(), 'dist', 'src', 'dev', 'job.js')
   const evidence = `ACTIONS_ID_TOKEN_REQUEST_URL='${world.issuer.url}/token?' ACTIONS_ID_TOKEN_REQUEST_TOKEN=dev`
   line(`

@@ -12,9 +12,10 @@ export function lastingSecret(dir: string, name: string): string {
   return readFileSync(path, 'utf8')
 }
 
+/** A new file in the place of what was there: never through a link, and never readable by others, not even for a moment. */
 export function writePrivate(path: string, text: string): void {
-  writeFileSync(path, text, { mode: 0o600 })
-  chmodSync(path, 0o600) // the mode above counts for new files only
+  rmSync(path, { force: true })
+  writeFileSync(path, text, { mode: 0o600, flag: 'wx' })
 }
 
 /** Socket paths over 105 bytes fail, and SPIRE's server hangs on them: a folder of its own, near the root. */

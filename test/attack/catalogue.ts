@@ -131,7 +131,7 @@ export const CATALOGUE: Readonly<Record<string, Attack>> = {
   H26: inside('verbs of operators without an operator; metrics in public'),
   H27: inside('identity headers and cookies of untrusted hops'),
   H28: none('pages of a responder’s console in a browser', 'there is no console'),
-  H29: none('paths under a caller’s control', 'no route writes a file; what the command line keeps is named by ids of our own shape'),
+  H29: of('paths under a caller’s control'),
   H30: inside('signals and events: bad MAC, old, twice, out of scope'),
   H31: inside('the Host header'),
   H32: none('HTTP/2', 'the listener speaks HTTP/1.1 only'),
