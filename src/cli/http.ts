@@ -259,9 +259,14 @@ function refusal({ status, text, date }: { status: number; text: string; date: s
   const said = (name: string) => (typeof body[name] === 'string' ? (body[name] as string) : undefined)
   const code = said('code') ?? said('error') ?? `http_${status}`
   const detail = said('detail') ?? said('error_description') ?? (status >= 500 ? `the server failed (${status})` : `the server answered ${status}`)
-  const reason = said('reason')
-  const problem: Problem = { ...body, status, code, detail, ...(reason === 'proof_old' || reason === 'proof_in_future' ? { next: clockAdvice(date) } : {}) }
+  const next = said('next') ?? adviceOf(code, said('reason'), date)
+  const problem: Problem = { ...body, status, code, detail, ...(next === null ? {} : { next }) }
   return new CliError(exitOf(code, status), problem)
+}
+
+function adviceOf(code: string, reason: string | undefined, date: string | null): string | null {
+  if (reason === 'proof_old' || reason === 'proof_in_future') return clockAdvice(date)
+  return code === 'capability_unknown' ? 'curfew caps' : null
 }
 
 /** Proofs carry this machine's time: say how far it is off, by the server's own `Date`. */

@@ -85,11 +85,26 @@ export function table(head: readonly string[], rows: readonly (readonly (string 
   return cells.map(row => row.map((cell, column) => (column === row.length - 1 ? cell : cell.padEnd(widths[column] ?? 0))).join('  ')).join('\n')
 }
 
-/** `key   value` lines of one thing; nested values as JSON. */
+/** Names in a row, and pairs; what is nested deeper as JSON. */
+function inWords(value: unknown): string {
+  if (typeof value === 'string') return value
+  const isFlat = (v: unknown) => typeof v === 'string' || typeof v === 'number'
+  const [list, object] = [Array.isArray(value), typeof value === 'object' && value !== null]
+  const parts = list ? (value as unknown[]) : object ? Object.values(value as object) : null
+  if (parts === null || !parts.every(isFlat)) return JSON.stringify(value)
+  if (parts.length === 0) return '-'
+  return list
+    ? parts.join(', ')
+    : Object.entries(value as object)
+        .map(([name, v]) => `${name}=${v}`)
+        .join(', ')
+}
+
+/** `key   value` lines of one thing. */
 export function card(fields: Readonly<Record<string, unknown>>): string {
   const entries = Object.entries(fields).filter(([, value]) => value !== null && value !== undefined)
   const width = Math.max(...entries.map(([key]) => key.length), 0)
-  return entries.map(([key, value]) => `${key.padEnd(width)}  ${plain(typeof value === 'string' ? value : JSON.stringify(value))}`).join('\n')
+  return entries.map(([key, value]) => `${key.padEnd(width)}  ${plain(inWords(value))}`).join('\n')
 }
 
 /** 900 → `15m`, 859 → `14m19s`, 41.3 → `41 s`. */

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { decodeJwt } from 'jose'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { exitOf } from '../../../src/cli/exit.js'
-import { duration, plain, redact, table } from '../../../src/cli/output.js'
+import { card, duration, plain, redact, table } from '../../../src/cli/output.js'
 import { type Desk, desk } from './desk.js'
 import type { Seen } from './fake-broker.js'
 
@@ -55,6 +55,17 @@ describe('exit codes (ux.md 3.2)', () => {
     expect((await token()).exit).toBe(exit)
     expect(opened()).toBe(5)
   })
+
+  test('who names a capability that does not exist is told where they stand', async () => {
+    answers(422, 'capability_unknown')
+    expect((await token()).err).toMatch(/^ +try +curfew caps$/m)
+  })
+
+  test.each([
+    [{ a: ['x', 'y'], b: {}, c: [] }, /^a {2}x, y\nb {2}-\nc {2}-$/],
+    [{ a: { n: 1, m: 'z' }, bcd: [{ x: 1 }] }, /^a {4}n=1, m=z\nbcd {2}\[\{"x":1\}\]$/],
+    [{ a: true, b: null, c: 'a\u001bb' }, /^a {2}true\nc {2}a[^\u001b]*b$/],
+  ])('a card says lists and pairs in words: %j', (fields, says) => expect(card(fields)).toMatch(says))
 
   test('a nonce is fetched by going back once; a server that is content with none is asked no third time, and one that gives none not even a second (RFC 9449)', async () => {
     const demand = { 'WWW-Authenticate': 'DPoP error="use_dpop_nonce", algs="ES256 RS256"' }
