@@ -22,7 +22,9 @@ export function limiter({ perSecond, burst }: Rate, maxKeys = MAX_KEYS): Limiter
   const due = recent<number>(maxKeys)
   return {
     take(key, nowMs) {
-      const at = Math.max(due.get(key) ?? nowMs, nowMs)
+      const known = due.get(key) ?? nowMs
+      // Nobody's next one is due later than after a whole burst: where the clock went back all the same, the key begins anew.
+      const at = known < nowMs || known > nowMs + stepMs * (burst + 1) ? nowMs : known
       const waitMs = at - nowMs - stepMs * (burst - 1)
       const isTaken = waitMs <= ROUNDING_MS
       // Kept fresh when refused as well: whoever hammers is not forgotten for it.
@@ -43,7 +45,7 @@ export function tally(windowMs: number, maxKeys = MAX_KEYS): Tally {
   return {
     tell(key, nowMs) {
       const last = told.get(key)
-      const isDue = !last || nowMs - last.atMs >= windowMs
+      const isDue = !last || nowMs < last.atMs || nowMs - last.atMs >= windowMs
       told.set(key, isDue ? { atMs: nowMs, kept: 0 } : { ...last, kept: last.kept + 1 })
       return isDue ? (last?.kept ?? 0) : null
     },
