@@ -23,12 +23,13 @@ const SECRET_KEYS =
  * Texts that look like secret material wherever they stand: tokens of ours and others' (JWS), of Vault and OpenBao, and passwords inside
  * URLs. Every repetition has a bound, and only short texts are searched: a hostile header must not buy us a second of CPU.
  */
-const SECRET_TEXTS: readonly [RegExp, string][] = [
-  [/\beyJ[A-Za-z0-9_-]{6,4096}\.[A-Za-z0-9_-]{4,4096}(?:\.[A-Za-z0-9_-]{0,4096})?/g, '[token]'],
-  [/\bhv[sbr]\.[A-Za-z0-9_-]{8,4096}/g, '[token]'],
-  [/\b[sb]\.[A-Za-z0-9]{24,4096}\b/g, '[token]'],
-  [/\bgh[oprsu]_[A-Za-z0-9]{16,255}/g, '[token]'],
-  [/\b([a-z][a-z0-9+.-]{0,20}:\/\/[^\s:/@]{0,128}):[^\s@/]{1,512}@/gi, `$1:${CENSOR}@`],
+const SECRET_TEXTS: readonly [RegExp, (all: string, group?: string) => string][] = [
+  // What begins like one is taken whole in either case: it may begin so again inside, and would be read to its end again.
+  [/\beyJ[A-Za-z0-9_-]{6,4096}(\.[A-Za-z0-9_-]{4,4096}(?:\.[A-Za-z0-9_-]{0,4096})?)?/g, (all, rest) => (rest === undefined ? all : '[token]')],
+  [/\bhv[sbr]\.[A-Za-z0-9_-]{8,4096}/g, () => '[token]'],
+  [/\b[sb]\.[A-Za-z0-9]{24,4096}\b/g, () => '[token]'],
+  [/\bgh[oprsu]_[A-Za-z0-9]{16,255}/g, () => '[token]'],
+  [/\b([a-z][a-z0-9+.-]{0,20}:\/\/[^\s:/@]{0,128}):[^\s@/]{1,512}@/gi, (_all, before) => `${before}:${CENSOR}@`],
 ]
 
 export interface LogOptions {

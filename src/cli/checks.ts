@@ -217,7 +217,7 @@ async function vaultGet(config: Config, path: string, token: string | undefined)
   try {
     const { Agent, fetch: undiciFetch } = await import('undici')
     const dispatcher = new Agent({ connect: vault.caFile === undefined ? {} : { ca: readFileSync(vault.caFile, 'utf8') } })
-    const response = await undiciFetch(`${vault.address.replace(/\/+$/, '')}/v1/${path}`, {
+    const response = await undiciFetch(`${vault.address.replace(/(?<!\/)\/+$/, '')}/v1/${path}`, {
       dispatcher,
       redirect: 'error',
       signal: within(ANSWER_MS),

@@ -71,7 +71,7 @@ const DIGEST = /^[A-Za-z0-9_-]{43}$/
 
 /** Said to be a digest, or not taken for one: an opaque token may look the same, and would be sent as it is. */
 function digestOf(text: string, said: boolean): string {
-  const marked = /^sha-?256[:=]\s*(.+)$/i.exec(text)?.[1]
+  const marked = /^sha-?256[:=]\s*(\S.*)$/i.exec(text)?.[1]
   if (!said && marked === undefined) {
     if (/\s/.test(text)) throw usage('standard input holds more than one token')
     return createHash('sha256').update(text).digest('base64url')

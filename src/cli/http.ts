@@ -198,7 +198,7 @@ function checkedUrl(text: string, insecureHttp: boolean): string {
   if (url.protocol === 'http:' && !isLoopback(url.hostname) && !insecureHttp) {
     throw usage('plain http would show evidence and tokens to the network', 'use https, or --insecure-http on a network that you trust')
   }
-  return url.origin + url.pathname.replace(/\/+$/, '')
+  return url.origin + url.pathname.replace(/(?<!\/)\/+$/, '')
 }
 
 function isLoopback(host: string): boolean {

@@ -157,4 +157,4 @@ export async function demandOperatorToken(flags: OperatorFlags, io: Io, broker: 
   })
 }
 
-const sameUrl = (a: string, b: string) => a.replace(/\/+$/, '') === b
+const sameUrl = (a: string, b: string) => a.replace(/(?<!\/)\/+$/, '') === b

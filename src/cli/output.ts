@@ -66,11 +66,14 @@ export function plain(text: string): string {
 
 /** The second net: whatever looks like a token of anybody's does not reach stderr. The first is that nobody says it. */
 export function redact(text: string): string {
-  return text
-    .replace(/\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?/g, '[token]')
-    .replace(/\bcurfew_[a-z]+_[0-9A-Za-z]{20,}/g, '[token]')
-    .replace(/\bhv[sbr]\.[A-Za-z0-9_-]{8,}/g, '[token]')
-    .replace(/([a-z][a-z0-9+.-]*:\/\/[^\s:/@]*):[^\s@/]+@/gi, '$1:[secret]@')
+  return (
+    text
+      // What begins like one is taken whole in either case: it may begin so again inside, and would be read to its end again.
+      .replace(/\beyJ[A-Za-z0-9_-]{6,}(\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)?)?/g, (all, rest?: string) => (rest === undefined ? all : '[token]'))
+      .replace(/\bcurfew_[a-z]+_[0-9A-Za-z]{20,}/g, '[token]')
+      .replace(/\bhv[sbr]\.[A-Za-z0-9_-]{8,}/g, '[token]')
+      .replace(/(?<![a-z0-9+.-])([a-z0-9+.-]+:\/\/[^\s:/@]*):[^\s@/]+@/gi, '$1:[secret]@')
+  )
 }
 
 const safe = (line: string) => redact(plain(line))

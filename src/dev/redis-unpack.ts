@@ -82,14 +82,14 @@ async function fetch(apt: readonly string[], packages: readonly string[], work: 
 
 async function missingLibraries(binary: string, env: Record<string, string> = {}): Promise<string[]> {
   const { stdout } = await run('ldd', [binary], { env: inherited(env) })
-  return [...stdout.matchAll(/^\s*(\S+) => not found/gm)].map(match => match[1] ?? '')
+  return [...stdout.matchAll(/^[ \t]*(\S+) => not found/gm)].map(match => match[1] ?? '')
 }
 
 /** The dependencies whose names begin like the library: libjemalloc.so.2 is in libjemalloc2, whatever the release calls it. */
 async function packagesFor(libraries: readonly string[], apt: readonly string[]): Promise<string[]> {
   const { stdout } = await run('apt-cache', [...apt, 'depends', ...PACKAGES])
   const offered = [...stdout.matchAll(/Depends: (lib[\w.+-]+)/g)].map(match => match[1] ?? '')
-  const stems = libraries.map(library => library.replace(/\.so.*$/, ''))
+  const stems = libraries.map(library => library.replace(/\.so.*/s, ''))
   return [...new Set(offered.filter(name => stems.some(stem => name.startsWith(stem))))]
 }
 

@@ -157,7 +157,7 @@ async function startAll(options: SpireOptions, found: FoundSpire, sockets: strin
     origin: found.origin,
     serverProgram: found.server,
     agentProgram: found.agent,
-    version: /\d+\.\d+\.\d+/.exec(stdout + stderr)?.[0] ?? 'unknown',
+    version: /(?<!\d)\d+\.\d+\.\d+/.exec(stdout + stderr)?.[0] ?? 'unknown',
     agentSocket: place.agentSocket,
     serverSocket: place.serverSocket,
     bundleFile,

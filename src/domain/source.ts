@@ -4,7 +4,7 @@
 export function sourceOf(address: string | undefined): string {
   if (address === undefined) return 'unknown'
   if (!address.includes(':')) return address
-  const groups = groupsOf(address.replace(/%.*$/, ''))
+  const groups = groupsOf(address.replace(/%.*/s, ''))
   const [high = 0, low = 0] = groups.slice(6)
   // RFC 4291 section 2.5.5.2: the same host, seen through a socket that takes both.
   if (groups.slice(0, 5).every(g => g === 0) && groups[5] === 0xffff) return [high >> 8, high & 255, low >> 8, low & 255].join('.')

@@ -130,7 +130,7 @@ function publicUrlOf({ publicUrl, audience, proof }: GuardOptions): string {
   if (publicUrl !== undefined) {
     if (typeof publicUrl !== 'string' || !URL.canParse(publicUrl) || !/^https?:\/\/[^?#\s]+$/i.test(publicUrl))
       wrong('publicUrl', 'must be an http URL without query and fragment')
-    return publicUrl.replace(/\/+$/, '')
+    return publicUrl.replace(/(?<!\/)\/+$/, '')
   }
   if (/^https?:/i.test(audience) && URL.canParse(audience)) return new URL(audience).origin
   if (proof !== 'off') wrong('publicUrl', 'is required where audience is no http URL: proofs name the address that callers use')

@@ -198,7 +198,7 @@ export async function testIssuer(options: { readonly issuer?: string; readonly a
       const made = {
         jti: randomUUID(),
         htm: method,
-        htu: url.replace(/[?#].*$/, ''),
+        htu: url.replace(/[?#].*/s, ''),
         iat: Math.floor(now().getTime() / 1000),
         ath: createHash('sha256').update(token).digest('base64url'),
         ...proof.claims,

@@ -10,7 +10,14 @@ export function masterKeyWrapper(masterKey: Secret): DataKeyWrapper {
   const text = (masterKey.reveal().token ?? '').trim()
   const master = Buffer.from(text, 'base64')
   // Node's decoder skips what it does not know, so that a truncated or mistyped key would silently be a weaker one.
-  if (master.length !== 32 || master.toString('base64').replace(/=+$/, '') !== text.replace(/=+$/, '').replaceAll('-', '+').replaceAll('_', '/')) {
+  if (
+    master.length !== 32 ||
+    master.toString('base64').replace(/(?<!=)=+$/, '') !==
+      text
+        .replace(/(?<!=)=+$/, '')
+        .replaceAll('-', '+')
+        .replaceAll('_', '/')
+  ) {
     throw new CurfewError('malformed', 'the master key must be 32 random bytes in base64', {
       reason: 'master_key_malformed',
       field: 'signer.masterKey',
