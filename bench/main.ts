@@ -1,8 +1,9 @@
-/** Owns `npm run bench -- <figure> [--json FILE] [--profile] [--size N] [--rows N] [--only LETTERS]`. */
+/** Owns `npm run bench -- <figure> [--json FILE] [--profile] [--size N] [--rows N] [--only LETTERS] [--samples N]`. */
 import { parseArgs } from 'node:util'
 import { benchGuard } from './guard.js'
 import { benchIssue } from './issue.js'
 import { benchRevoke } from './revoke.js'
+import { benchTiming } from './timing.js'
 
 const number = (text: string | undefined): number | null => {
   if (text === undefined) return null
@@ -19,6 +20,7 @@ async function main(): Promise<number> {
       size: { type: 'string' },
       rows: { type: 'string' },
       only: { type: 'string' },
+      samples: { type: 'string' },
     },
   })
   const json = values.json ?? null
@@ -29,9 +31,11 @@ async function main(): Promise<number> {
       return benchRevoke({ json, size: number(values.size), rows: number(values.rows), only: values.only ?? null })
     case 'guard':
       return benchGuard({ json, size: number(values.size), only: values.only ?? null })
+    case 'timing':
+      return benchTiming({ json, samples: number(values.samples) })
     default:
       process.stderr.write(
-        'usage: npm run bench -- issue [--json FILE] [--profile]\n       npm run bench -- revoke [--json FILE] [--size 100000] [--rows 200000] [--only abcde]\n       npm run bench -- guard [--json FILE] [--size 100000] [--only abcde]\n',
+        'usage: npm run bench -- issue [--json FILE] [--profile]\n       npm run bench -- revoke [--json FILE] [--size 100000] [--rows 200000] [--only abcde]\n       npm run bench -- guard [--json FILE] [--size 100000] [--only abcde]\n       npm run bench -- timing [--json FILE] [--samples 10000]\n',
       )
       return 2
   }

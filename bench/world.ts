@@ -23,6 +23,8 @@ import { connect, storeOver } from '../src/store/open.js'
 
 export const ORDERS = 'https://orders.example/'
 export const PREFIX = 'curfew'
+/** A server beside the one that tokens are for. */
+export const BILLING = { name: 'billing', uri: 'https://billing.example/', secret: { env: 'RESOURCE_SECRET' } }
 const RESOURCE_SECRET = randomBytes(18).toString('base64url')
 
 export interface Made {
@@ -41,6 +43,11 @@ export interface World {
   readonly other: string
   /** Of a resource server that holds the feed. */
   readonly guardKey: string
+  readonly operatorToken: string
+  /** How a resource server shows itself. */
+  basic(audience: string): string
+  /** A task of this repository's job, by its own token. */
+  open(): Promise<Made>
   /** To both serve processes: as if their machines hung, went on or died. */
   signalBrokers(signal: 'SIGSTOP' | 'SIGCONT' | 'SIGKILL'): void
   /** A token of this repository's job, with a task of its own. */
@@ -65,7 +72,14 @@ const claimsOf = (repositoryId: string | undefined) =>
 
 export { OTHER as OTHER_REPOSITORY }
 
-export async function startWorld(more: { vault?: object; capabilities?: readonly object[]; rules?: string } = {}): Promise<World | Absent> {
+interface More {
+  readonly vault?: object
+  readonly capabilities?: readonly object[]
+  readonly audiences?: readonly object[]
+  readonly rules?: string
+}
+
+export async function startWorld(more: More = {}): Promise<World | Absent> {
   const dir = mkdtempSync(join(tmpdir(), 'cf-bench-'))
   const closing: (() => Promise<unknown> | unknown)[] = [() => rmSync(dir, { recursive: true, force: true })]
   const close = async () => {
@@ -79,12 +93,7 @@ export async function startWorld(more: { vault?: object; capabilities?: readonly
   }
 }
 
-async function startIn(
-  dir: string,
-  closing: (() => Promise<unknown> | unknown)[],
-  close: () => Promise<void>,
-  more: { vault?: object; capabilities?: readonly object[]; rules?: string },
-): Promise<World | Absent> {
+async function startIn(dir: string, closing: (() => Promise<unknown> | unknown)[], close: () => Promise<void>, more: More): Promise<World | Absent> {
   const store = await startPostgres({ dir: join(dir, 'store'), database: 'curfew', settings: { shared_buffers: '256MB', max_wal_size: '4GB' } })
   const redisDir = join(dir, 'redis')
   const redis = await startRedis({ dir: redisDir, own: true })
@@ -122,7 +131,7 @@ async function startIn(
         queue: { kind: 'redis', url: { env: 'REDIS_URL' }, prefix: PREFIX },
         signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
         issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
-        audiences: [{ name: 'orders', uri: ORDERS, secret: { env: 'RESOURCE_SECRET' } }],
+        audiences: [{ name: 'orders', uri: ORDERS, secret: { env: 'RESOURCE_SECRET' } }, ...(more.audiences ?? [])],
         capabilities: [tokens, ...(more.capabilities ?? [])],
         policies: { dir: 'policies' },
         // One address and one identity stand for a whole company here.
@@ -156,7 +165,8 @@ async function startIn(
     return text === '' ? {} : JSON.parse(text)
   }
   const form = { 'content-type': 'application/x-www-form-urlencoded' }
-  const basic = `Basic ${Buffer.from(`orders:${RESOURCE_SECRET}`).toString('base64')}`
+  const basicOf = (audience: string) => `Basic ${Buffer.from(`${audience}:${RESOURCE_SECRET}`).toString('base64')}`
+  const basic = basicOf('orders')
   const workload = await createWorkload(server)
   const details = JSON.stringify([{ type: `${server}/rar/task/v1`, purpose: 'bench', capabilities: ['demo/orders-ro'], life_seconds: 3_600, ttl: 900 }])
   const issuerToken = (claims = {}) => issuer.githubToken(server, claims)
@@ -171,6 +181,13 @@ async function startIn(
     server,
     other,
     guardKey: guard.key,
+    operatorToken: operator,
+    basic: basicOf,
+    async open() {
+      const answer = await workload.open(await issuerToken(), ['demo/orders-ro'])
+      if (answer.status !== 201) throw new Error(`the task was not opened: ${answer.status}`)
+      return { id: answer.body.task.id, token: answer.body.token }
+    },
     signalBrokers: signal => {
       for (const broker of brokers) if (!broker.hasEnded()) process.kill(broker.mark.pid, signal)
     },

@@ -126,7 +126,10 @@ export const CATALOGUE: Readonly<Record<string, Attack>> = {
   H21: inside('log lines out of foreign text'),
   H22: inside('what errors tell of the inside'),
   H23: of('two Authorization or DPoP headers, joined or long'),
-  H24: none('time that tells known from unknown ids', 'compared in constant time by construction; not measured yet'),
+  H24: none(
+    'time that tells known from unknown ids',
+    'a time is measured and not asserted: `npm run bench -- timing`, with its figures in docs/performance.md',
+  ),
   H25: of('one caller ten thousand times, one agent at everything'),
   H26: inside('verbs of operators without an operator; metrics in public'),
   H27: inside('identity headers and cookies of untrusted hops'),
