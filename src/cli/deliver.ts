@@ -2,9 +2,9 @@
  * Owns how issued credentials reach the child of `curfew run`: by its environment, never by arguments; what is the content of a file
  * (a certificate, a key) by a private folder that is gone when the child is.
  */
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { usage } from './exit.js'
 import type { Held, Issued } from './holder.js'
 
@@ -28,15 +28,26 @@ export function refuseCollisions(capabilities: readonly string[]): void {
   for (const capability of capabilities) {
     const other = seen.get(suffixOf(capability))
     if (other === capability) throw usage(`${capability} is named twice`)
-    if (other !== undefined) throw usage(`${other} and ${capability} would have the same variables`, 'run them one inside the other')
+    if (other !== undefined)
+      throw usage(`${other} and ${capability} would have the same variables`, 'run them one inside the other, the outer one with --keep-evidence')
     seen.set(suffixOf(capability), capability)
   }
 }
 
 export interface Delivery {
   readonly env: Env
+  /** What was issued anew, into the same files, each whole at any instant: those who read after they were told find what belongs together. */
+  rewrite(issued: readonly Issued[]): void
   /** Takes the files back; nothing when there are none. */
   remove(): void
+}
+
+export interface DeliveryOptions {
+  /** The variables that evidence came by: the child has no way to more of it, unless it was asked for. */
+  readonly evidence?: { readonly variables: readonly string[]; readonly keep: boolean }
+  readonly proofKey: boolean
+  /** Also as a file `env` that a shell reads, whose path stands in CURFEW_ENV_FILE. */
+  readonly envFile?: boolean
 }
 
 /** What tools look for beside a name: `ssh -i ssh_key` finds the certificate by itself. */
@@ -54,42 +65,15 @@ const variableOf = (field: string) => (isVariable(field) ? (field === 'token' ? 
  * `CURFEW_TOKEN`, and any other is the content of a file, whose path stands in `CURFEW_<FIELD>_FILE`. `CURFEW_TASK` and
  * `CURFEW_CREDENTIAL` say where the child is.
  */
-export function deliver(
-  env: Env,
-  held: Held,
-  issued: readonly Issued[],
-  options: { readonly evidenceEnv?: string | undefined; readonly proofKey: boolean },
-): Delivery {
+export function deliver(env: Env, held: Held, issued: readonly Issued[], options: DeliveryOptions): Delivery {
   const folder = privateFolder(env)
   try {
-    const given: Record<string, string> = {}
-    for (const { credential, secret } of issued) {
-      const suffix = suffixOf(credential.capability)
-      const fields = Object.entries(secret).map(([name, value]) => [name, variableOf(name), value] as const)
-      const isFirst = fields.every(([, variable]) => given[variable] === undefined)
-      const shown = fields.map(([name, variable, value]) =>
-        isVariable(name) ? ([variable, value] as const) : ([variable, folder.put(suffix.toLowerCase(), FILE_NAMES.get(name) ?? `${name}.pem`, value)] as const),
-      )
-      for (const [name, value] of [['CURFEW_CREDENTIAL', credential.id] as const, ...shown]) {
-        if (given[`${name}_${suffix}`] !== undefined) throw usage(`two variables would be called ${name}_${suffix}`, 'run one command inside the other')
-        given[`${name}_${suffix}`] = value
-      }
-      if (isFirst) Object.assign(given, Object.fromEntries(shown))
-      given.CURFEW_CREDENTIAL ??= credential.id
-    }
-    const removed = new Set([
-      ...OURS,
-      ...('PGHOST' in given || 'PGUSER' in given ? LIBPQ : []),
-      ...('VAULT_TOKEN' in given ? VAULT : []),
-      ...(options.evidenceEnv === undefined ? [] : [options.evidenceEnv]),
-    ])
+    const given = variablesOf(held, issued, options, folder)
+    const removed = new Set([...OURS, ...('PGHOST' in given || 'PGUSER' in given ? LIBPQ : []), ...('VAULT_TOKEN' in given ? VAULT : [])])
+    for (const name of options.evidence?.variables ?? []) options.evidence?.keep ? removed.delete(name) : removed.add(name)
     return {
-      env: {
-        ...Object.fromEntries(Object.entries(env).filter(([name]) => !removed.has(name))),
-        ...given,
-        CURFEW_TASK: held.task.id,
-        ...(options.proofKey ? { CURFEW_PROOF_KEY: JSON.stringify(held.key.exportPrivate()) } : {}),
-      },
+      env: { ...Object.fromEntries(Object.entries(env).filter(([name]) => !removed.has(name))), ...given },
+      rewrite: next => void variablesOf(held, next, options, folder),
       remove: folder.remove,
     }
   } catch (error) {
@@ -98,8 +82,48 @@ export function deliver(
   }
 }
 
+/** What the child is given, the files written. */
+function variablesOf(held: Held, issued: readonly Issued[], options: DeliveryOptions, folder: Folder): Readonly<Record<string, string>> {
+  const given: Record<string, string> = {}
+  for (const { credential, secret } of issued) {
+    const suffix = suffixOf(credential.capability)
+    const fields = Object.entries(secret).map(([name, value]) => [name, variableOf(name), value] as const)
+    const isFirst = fields.every(([, variable]) => given[variable] === undefined)
+    const shown = fields.map(([name, variable, value]) =>
+      isVariable(name)
+        ? ([variable, value] as const)
+        : ([variable, folder.put(join('files', suffix.toLowerCase(), FILE_NAMES.get(name) ?? `${name}.pem`), value)] as const),
+    )
+    for (const [name, value] of [['CURFEW_CREDENTIAL', credential.id] as const, ...shown]) {
+      if (given[`${name}_${suffix}`] !== undefined) throw usage(`two variables would be called ${name}_${suffix}`, 'run one command inside the other')
+      given[`${name}_${suffix}`] = value
+    }
+    if (isFirst) Object.assign(given, Object.fromEntries(shown))
+    given.CURFEW_CREDENTIAL ??= credential.id
+  }
+  given.CURFEW_TASK = held.task.id
+  if (options.proofKey) given.CURFEW_PROOF_KEY = JSON.stringify(held.key.exportPrivate())
+  return options.envFile ? { ...given, CURFEW_ENV_FILE: folder.put('env', shellLines(given)) } : given
+}
+
+/** `NAME='value'` lines, for `set -a; . "$CURFEW_ENV_FILE"`: between single quotes a shell reads all but the quote itself as it stands. */
+function shellLines(variables: Readonly<Record<string, string>>): string {
+  return Object.entries(variables)
+    .map(([name, value]) => {
+      if (!/^[A-Za-z_]\w*$/.test(name)) throw usage(`no shell has a variable called ${name}`, 'the capability cannot be handed over with --on-replace signal:…')
+      return `${name}='${value.replaceAll("'", "'\\''")}'\n`
+    })
+    .join('')
+}
+
+interface Folder {
+  /** @returns the path. What is there already is replaced as one. */
+  put(name: string, content: string): string
+  remove(): void
+}
+
 /** Made with its first file, for its owner alone: in memory where the system offers such a place. */
-function privateFolder(env: Env): { put(group: string, name: string, content: string): string; remove(): void } {
+function privateFolder(env: Env): Folder {
   let root: string | null = null
   const remove = () => {
     if (root !== null) rmSync(root, { recursive: true, force: true })
@@ -107,16 +131,19 @@ function privateFolder(env: Env): { put(group: string, name: string, content: st
     process.off('exit', remove)
   }
   return {
-    put(group, name, content) {
+    put(name, content) {
       if (root === null) {
         const runtime = env.XDG_RUNTIME_DIR
         root = mkdtempSync(join(runtime && existsSync(runtime) ? runtime : tmpdir(), 'curfew-run-'))
         // Whatever ends us short of SIGKILL takes them along.
         process.on('exit', remove)
       }
-      mkdirSync(join(root, group), { recursive: true, mode: 0o700 })
-      const path = join(root, group, name)
-      writeFileSync(path, content, { mode: 0o600, flag: 'wx' })
+      const path = join(root, name)
+      mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+      // Under a name of its own first: whoever reads sees the old content or the new, never half of it.
+      rmSync(`${path}.new`, { force: true })
+      writeFileSync(`${path}.new`, content, { mode: 0o600, flag: 'wx' })
+      renameSync(`${path}.new`, path)
       return path
     },
     remove,

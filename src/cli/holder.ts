@@ -103,11 +103,12 @@ export async function askCredential(
   ttlSeconds: number | undefined,
   signal: AbortSignal,
   paramsOf?: ParamsOf,
+  stale?: EvidenceSource,
 ): Promise<Issued> {
-  return issuedOf(await askFor(broker, held, partOf(capability, ttlSeconds, paramsOf), signal))
+  return issuedOf(await askFor(broker, held, partOf(capability, ttlSeconds, paramsOf), signal, stale))
 }
 
-/** All of them, in their order, or none. */
+/** All of them, in their order, or none. @param stale what gives fresh evidence when the task's has grown too old for what is asked. */
 export async function askBundle(
   broker: Broker,
   held: Held,
@@ -115,8 +116,9 @@ export async function askBundle(
   ttlSeconds: number | undefined,
   signal: AbortSignal,
   paramsOf?: ParamsOf,
+  stale?: EvidenceSource,
 ): Promise<readonly Issued[]> {
-  const body = await askFor(broker, held, { capabilities: capabilities.map(c => partOf(c, ttlSeconds, paramsOf)) }, signal)
+  const body = await askFor(broker, held, { capabilities: capabilities.map(c => partOf(c, ttlSeconds, paramsOf)) }, signal, stale)
   const parts = body.credentials
   if (!Array.isArray(parts) || parts.length !== capabilities.length) throw unexpected('credentials')
   return parts.map(issuedOf)
@@ -127,21 +129,37 @@ function partOf(capability: string, ttlSeconds: number | undefined, paramsOf: Pa
   return { capability, ...(ttlSeconds === undefined ? {} : { ttl_seconds: ttlSeconds }), ...(Object.keys(params).length === 0 ? {} : { params }) }
 }
 
-async function askFor(broker: Broker, held: Held, what: object, signal: AbortSignal): Promise<Answer['body']> {
+async function askFor(broker: Broker, held: Held, what: object, signal: AbortSignal, stale?: EvidenceSource): Promise<Answer['body']> {
+  try {
+    return await askWith(broker, held, async () => what, signal)
+  } catch (error) {
+    if (stale === undefined || !(error instanceof CliError) || error.problem.code !== 'attestation_stale') throw error
+    // Only now: evidence that is good once is not spent where the task's own still does.
+    const fresh = async () => ({ ...what, subject_token: await stale.fresh(await broker.issuer(signal), signal), subject_token_type: stale.type })
+    return askWith(broker, held, fresh, signal)
+  }
+}
+
+async function askWith(broker: Broker, held: Held, body: () => Promise<object>, signal: AbortSignal): Promise<Answer['body']> {
   // One key for all attempts: a retry after a lost answer closes what nobody received.
   const idempotency = randomUUID()
-  const { body } = await broker.call(
+  const answer = await broker.call(
     {
       method: 'POST',
       path: `/v1/tasks/${held.task.id}/credentials`,
       auth: asHolder(held),
       headers: () => ({ 'Idempotency-Key': idempotency }),
       timeoutMs: ISSUE_MS,
-      body: () => what,
+      body,
     },
     signal,
   )
-  return body
+  return answer.body
+}
+
+/** What was issued is refused from here on, and destroyed at its target. Given back twice, it is gone. */
+export async function giveBack(broker: Broker, held: Held, id: string, signal: AbortSignal): Promise<void> {
+  await broker.call({ method: 'DELETE', path: `/v1/credentials/${id}`, auth: asHolder(held), retries: 1 }, signal)
 }
 
 const issuedOf = (body: Answer['body']): Issued => ({

@@ -1,31 +1,19 @@
 /** Owns the life around a child: signals, heartbeats, what happens when the task is ended from outside, and completion in every case but our own SIGKILL. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { within } from '../domain/deadline.js'
-import { type Child, type ChildEnd, exitOfChild, inTerminalForeground, startChild, TERMINAL_SIGNALS } from './child.js'
+import { type Child, type ChildEnd, exitOfChild, inTerminalForeground, TERMINAL_SIGNALS } from './child.js'
 import { CliError, EXIT, exitOfSignal } from './exit.js'
-import { beat, endTask, type Held, type Issued, listCredentials, readTask, tellEnding, untilDead } from './holder.js'
-import type { Broker } from './http.js'
-import { duration, type Printer } from './output.js'
+import { beat, endTask, type Held, listCredentials, readTask, tellEnding, untilDead } from './holder.js'
+import { duration } from './output.js'
+import { outlast, type Replacing } from './replace.js'
+import { type Running, startRunning } from './running.js'
 
 export type OnRevoke = 'kill' | 'signal' | 'warn'
 
-export interface Supervision {
-  readonly broker: Broker
-  readonly print: Printer
+export interface Supervision extends Replacing {
   readonly onRevoke: OnRevoke
-  readonly graceMs: number
   readonly heartbeatSeconds: number
   open(signal: AbortSignal): Promise<Held>
-  issue(held: Held, signal: AbortSignal): Promise<readonly Issued[]>
-  command(held: Held, issued: readonly Issued[]): RunCommand
-}
-
-export interface RunCommand {
-  readonly file: string
-  readonly args: readonly string[]
-  readonly env: Readonly<Record<string, string | undefined>>
-  /** When the child is gone, however it went. */
-  remove(): void
 }
 
 /** Those that end us. A terminal sends the first three to the child as well. */
@@ -44,7 +32,7 @@ interface Stops {
   readonly soon: AbortSignal
   /** Aborted by a second stop after the child is gone: the task is completed all the same, but nobody waits for the proof. */
   readonly now: AbortSignal
-  watch(child: Child): void
+  watch(running: Running): void
   close(): void
 }
 
@@ -53,27 +41,27 @@ export async function supervise(plan: Supervision): Promise<number> {
   try {
     const held = await plan.open(stops.soon)
     const began = performance.now()
-    let child: Child | null = null
+    let running: Running | null = null
     let end: ChildEnd | null = null
     let failed: unknown = null
-    let command: RunCommand | null = null
     const over = new AbortController()
+    const noMore = new AbortController()
+    for (const signal of [stops.soon, over.signal]) signal.addEventListener('abort', () => noMore.abort(signal.reason))
     try {
-      const issued = await plan.issue(held, stops.soon)
-      command = plan.command(held, issued)
+      const issued = await plan.issue(held, stops.soon, false)
       stops.soon.throwIfAborted()
-      child = startChild(command.file, command.args, command.env)
-      stops.watch(child)
-      const beating = keepAlive(plan, held, child, over.signal)
-      const warning = warnOfExpiry(plan, issued, over.signal)
-      end = await child.ended
+      running = startRunning(plan.command(held, issued))
+      stops.watch(running)
+      const beating = keepAlive(plan, held, running, over.signal)
+      const outlasting = outlast(plan, held, running, issued, noMore.signal)
+      end = await running.ended
       over.abort()
-      await Promise.all([beating, warning])
+      await Promise.all([beating, outlasting])
     } catch (error) {
       failed = error
     } finally {
       over.abort()
-      command?.remove()
+      running?.remove()
     }
     await finish(
       plan,
@@ -102,14 +90,15 @@ export async function supervise(plan: Supervision): Promise<number> {
 
 function listen(plan: Supervision): Stops {
   let first: NodeJS.Signals | null = null
-  let child: Child | null = null
+  let child: Running | null = null
   let gone = false
   const soon = new AbortController()
   const now = new AbortController()
   const stop = (signal: NodeJS.Signals) => {
     const byTerminal = TERMINAL_SIGNALS.has(signal) && inTerminalForeground()
-    // Ctrl-C at a terminal is the child's to answer: psql cancels a query with it and goes on, and so do we.
-    if (byTerminal && signal !== 'SIGHUP' && child && !gone) return
+    // Ctrl-C at a terminal is the child's to answer: psql cancels a query with it and goes on, and so do we. One that we are stopping answers nothing more.
+    if (byTerminal && signal !== 'SIGHUP' && child && !gone && !child.isRestarting) return
+    child?.last()
     const again = first !== null
     first ??= signal
     soon.abort(new Error(signal))
@@ -148,7 +137,7 @@ function insist(child: Child, graceMs: number): void {
 }
 
 /** Tells the broker that we live. Its refusal means that the task is over; its silence means nothing yet. */
-async function keepAlive(plan: Supervision, held: Held, child: Child, over: AbortSignal): Promise<void> {
+async function keepAlive(plan: Supervision, held: Held, running: Running, over: AbortSignal): Promise<void> {
   const everyMs = (held.task.heartbeat_seconds ?? plan.heartbeatSeconds) * 1000
   let lost = false
   while (!over.aborted) {
@@ -159,7 +148,7 @@ async function keepAlive(plan: Supervision, held: Held, child: Child, over: Abor
       lost = false
     } catch (error) {
       if (over.aborted) return
-      if (error instanceof CliError && (error.exit === EXIT.gone || error.exit === EXIT.refused)) return ended(plan, held, child, error, over)
+      if (error instanceof CliError && (error.exit === EXIT.gone || error.exit === EXIT.refused)) return ended(plan, held, running, error, over)
       // Whatever else it is, the command must not be lost over it.
       if (!lost)
         plan.print.warn(
@@ -170,28 +159,17 @@ async function keepAlive(plan: Supervision, held: Held, child: Child, over: Abor
   }
 }
 
-async function ended(plan: Supervision, held: Held, child: Child, refusal: CliError, over: AbortSignal): Promise<void> {
+async function ended(plan: Supervision, held: Held, running: Running, refusal: CliError, over: AbortSignal): Promise<void> {
   const task = await readTask(plan.broker, { kind: 'holder', key: held.key, token: held.token }, held.task.id, over).catch(() => null)
   if (over.aborted) return
   // Past the deadline the task token is no longer good for asking.
   const why = refusal.problem.reason === 'expired' ? 'its time is up, see --task-life' : 'by the broker'
   const act = { kill: 'the command is stopped', signal: 'the command is told (SIGTERM)', warn: 'the command goes on without' }[plan.onRevoke]
   plan.print.warn(`curfew: the task was ended (${task?.end_reason ?? why}), its credentials are refused from now on; ${act}`)
-  if (plan.onRevoke === 'kill') child.end(plan.graceMs)
-  else if (plan.onRevoke === 'signal') child.kill('SIGTERM')
-}
-
-/** An environment cannot change in place: say when what it holds has run out. */
-async function warnOfExpiry(plan: Supervision, issued: readonly Issued[], over: AbortSignal): Promise<void> {
-  const started = performance.now()
-  for (const { credential: c } of [...issued].sort((a, b) => a.credential.expires_at.localeCompare(b.credential.expires_at))) {
-    const life = Date.parse(c.expires_at) - Date.parse(c.issued_at)
-    try {
-      await sleep(Math.max(0, life - (performance.now() - started)), undefined, { signal: over })
-    } catch {
-      return
-    }
-    plan.print.warn(`curfew: ${c.id} has expired; the command goes on without ${c.capability}`)
+  if (plan.onRevoke === 'kill') running.end(plan.graceMs)
+  else if (plan.onRevoke === 'signal') {
+    running.last()
+    running.kill('SIGTERM')
   }
 }
 

@@ -13,7 +13,7 @@ import { createOutbound } from '../../src/clients/outbound.js'
 import type { TaskId } from '../../src/domain/ids.js'
 import { introspect } from '../caller.js'
 import { EDR_SECRET, type House, LEGACY, makeHouse, SERVER } from '../house.js'
-import { ENTRY, typed } from '../unit/cli/desk.js'
+import { ENTRY, typed, until } from '../unit/cli/desk.js'
 
 let house: House
 let server: Server
@@ -180,6 +180,36 @@ describe('run', () => {
     const left = (await house.app.store.credentials.list({ limit: 30 })).filter(c => c.reason === 'issuance_failed').map(c => c.state)
     expect(left).toHaveLength(10)
     expect(left).not.toContain('active')
+  })
+
+  test('a command outlives its credentials: those of the first child are refused as soon as the next has its own', async () => {
+    const flags = ['demo/orders-db', 'demo/orders-bearer', '--ttl', '6s', '--grace', '1s', '--on-replace', 'restart', ...(await evidence())]
+    const t = await typeRun(flags, "console.log('READY', process.pid, process.env.CURFEW_TOKEN, process.env.CURFEW_TASK);setInterval(() => {}, 1000)")
+    const children = () => [...t.out().matchAll(/READY (\d+) (\S+) (\S+)/g)].map(([, pid, token, task]) => ({ pid: Number(pid), token: token as string, task }))
+    await until(() => t.err().includes(' replaced by ') && children().length === 2, 15_000)
+    const [old, next] = children() as [ReturnType<typeof children>[0], ReturnType<typeof children>[0]]
+    expect((await introspect(house, old.token, 'legacy')).body).toEqual({ active: false })
+    expect((await introspect(house, next.token, 'legacy')).body).toMatchObject({ active: true })
+    process.kill(next.pid, 'SIGTERM')
+    expect(await t.ended).toBe(143)
+    expect((await introspect(house, next.token, 'legacy')).body).toEqual({ active: false })
+    const made = await house.app.store.credentials.list({ task: old.task as TaskId, limit: 9 })
+    expect(made.map(c => c.reason).sort()).toEqual(['completed', 'completed', 'holder_revoked', 'holder_revoked'])
+    expect(made.every(c => c.state === 'revoked' && c.expiresAt > (c.revokingAt as Date))).toBe(true)
+  })
+
+  test('a quarantine in between: no other credential, the command is not touched', async () => {
+    const flags = ['demo/orders-bearer', '--ttl', '5s', '--grace', '1s', '--on-replace', 'restart', ...(await evidence())]
+    const t = await typeRun(flags, "console.log('READY', process.pid);setInterval(() => {}, 1000)")
+    await until(() => t.out().includes('READY'), 15_000)
+    const set = await type('quarantine', '--identity', 'github:repository_id=456789', '--ttl', '1m', '--message', 'ask the desk', '-o', 'name')
+    expect(set.exit).toBe(0)
+    await until(() => t.err().includes('has expired'), 15_000)
+    expect(t.err()).toMatch(/is not replaced \(policy_denied, quarantined: [^\n]*; the command has it until it ends at /)
+    expect(t.out().match(/READY/g)).toHaveLength(1)
+    process.kill(Number(/READY (\d+)/.exec(t.out())?.[1]), 'SIGKILL')
+    expect(await t.ended).toBe(137)
+    expect((await type('quarantine', 'lift', set.out.trim(), '--reason', 'over')).exit).toBe(0)
   })
 
   test('a risk signal ends the command', async () => {

@@ -19,6 +19,7 @@ export const azure: Platform = {
       name: 'Azure Pipelines',
       type: ID_TOKEN,
       job: [],
+      variables: ['SYSTEM_OIDCREQUESTURI', 'SYSTEM_ACCESSTOKEN'],
       advice: { audience_mismatch: `tokens of Azure Pipelines are for ${AUDIENCE}: the issuer's entry in the configuration says  audience: ${AUDIENCE}` },
       async fresh(_audience, signal) {
         const url = new URL(uri)

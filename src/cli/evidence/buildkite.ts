@@ -18,6 +18,8 @@ export const buildkite: Platform = {
       name: 'Buildkite (buildkite-agent oidc request-token)',
       type: ID_TOKEN,
       job: ['BUILDKITE_JOB_ID', 'BUILDKITE_AGENT_ACCESS_TOKEN'],
+      // What buildkite-agent asks with, also for artifacts and meta-data: a command that needs those keeps it by --keep-evidence.
+      variables: ['BUILDKITE_AGENT_ACCESS_TOKEN'],
       advice: {
         claim_missing: `the agent left out what it was asked for: update buildkite-agent, then  buildkite-agent oidc request-token --claim ${CLAIMS}`,
         second_key: 'run the commands of the job as one user with one home folder, or one `curfew run` around them',

@@ -21,6 +21,7 @@ function fromRunner(requestUrl: string, requestToken: string): EvidenceSource {
     name: 'GitHub Actions',
     type: ID_TOKEN,
     job: [],
+    variables: ['ACTIONS_ID_TOKEN_REQUEST_URL', 'ACTIONS_ID_TOKEN_REQUEST_TOKEN'],
     advice: { event_refused: 'this event may not ask: start the workflow by push or workflow_dispatch, or have the event named under allowEvents' },
     async fresh(audience, signal) {
       const url = new URL(requestUrl)

@@ -29,7 +29,7 @@ export function fromFile(path: string): EvidenceSource {
 export function fromEnv(name: string, env: Env): EvidenceSource {
   const token = env[name]?.trim()
   if (!token) throw unavailable(`the environment variable ${name} holds no evidence`)
-  return { name: `environment ${name}`, type: JWT, job: [name], variable: name, advice: {}, fresh: async () => shaped(token, name) }
+  return { name: `environment ${name}`, type: JWT, job: [name], variables: [name], advice: {}, fresh: async () => shaped(token, name) }
 }
 
 /** An agent's own registered key: it states itself (RFC 7523), which is the weakest evidence there is. */

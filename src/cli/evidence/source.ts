@@ -15,8 +15,11 @@ export interface EvidenceSource {
    * with, so that the job keeps one, sealed under them (job-seal.ts). Empty: every command has a key of its own.
    */
   readonly job: readonly string[]
-  /** The variable that holds it, if one does: a command that is run with what it was granted does not get what it was granted on. */
-  readonly variable?: string
+  /**
+   * The variables that hold it, or by which more of it is had: a command that is run with what it was granted does not get what it was
+   * granted on. Missing where it comes by a file, a socket or a program, which cannot be taken from a child.
+   */
+  readonly variables?: readonly string[]
   /** What to do about a refusal, by the broker's reason, where this provider's users know it by another name. */
   readonly advice: Readonly<Record<string, string>>
   /** @param audience the server's own name for itself. A new token where the source can make one, the same one where it cannot. */

@@ -73,6 +73,8 @@ export interface FakeBroker {
   /** Answers by capability: secret and class. */
   readonly offers: Map<string, { secret: Record<string, string>; revocation: string; bound: boolean; params?: Record<string, 'required' | 'optional'> }>
   allowed: (capability: string) => boolean
+  /** What a holder is told of a secret: the offer's, unless a test makes one for each credential. */
+  secretOf: (credential: FakeCredential, secret: Record<string, string>) => Record<string, string>
   /** What became of evidence, and how far this broker's clock is ahead, as `/v1/evidence:explain` tells it. */
   use: string
   aheadMs: number
@@ -244,7 +246,7 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       revocation: offer.revocation,
       decision: id('dec'),
       issued_at: iso(),
-      expires_at: iso(Date.now() + ttl * 1000),
+      expires_at: iso(Math.min(Date.now() + ttl * 1000, Date.parse(String(task.view.deadline_at)))),
       reason: null,
       ended_by: null,
       revoking_at: null,
@@ -255,7 +257,7 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       probe: null,
     }
     broker.credentials.set(credential.id, credential)
-    return { credential, secret: offer.secret, bound: offer.bound }
+    return { credential, secret: broker.secretOf(credential, offer.secret), bound: offer.bound }
   }
 
   function end(credentials: FakeCredential[], tasks: FakeTask[], reason: string, state: string): Record<string, unknown> {
@@ -406,6 +408,14 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       const page = all.slice(0, limit)
       return { status: 200, body: { credentials: page, next: page.length === limit && all.length > limit ? page.at(-1)?.id : null } }
     }
+    const given = /^\/v1\/credentials\/([^/]+)$/.exec(path)?.[1]
+    if (method === 'DELETE' && given !== undefined) {
+      const task = await holder(seen, null)
+      const credential = ofTask(task.view.id).find(c => c.id === given)
+      if (!credential) return refuse(404, 'not_found', 'no such credential')
+      if (credential.state === 'revoked') return { status: 204 }
+      return { status: 202, body: { credential, revocation: end([credential], [], 'holder_revoked', 'revoked') } }
+    }
     const one = /^\/v1\/(credentials|decisions|revocations|signals)\/([^/]+)$/.exec(path)
     if (method === 'GET' && one) {
       operator(seen)
@@ -555,6 +565,7 @@ export async function fakeBroker(options: { issuer?: string; operatorToken?: str
       ],
     ]),
     allowed: () => true,
+    secretOf: (_, secret) => secret,
     use: 'unused',
     aheadMs: 0,
     revokeTask(taskId, reason) {

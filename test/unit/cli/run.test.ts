@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { deliver, refuseCollisions, suffixOf } from '../../../src/cli/deliver.js'
+import { findEvidence } from '../../../src/cli/evidence/find.js'
 import { type Desk, desk, ENTRY, type Started, until } from './desk.js'
 
 let at: Desk
@@ -73,10 +74,35 @@ describe('hand-over', () => {
   test('what opened the task is not for the child', () => {
     const held = { task: { id: 'tsk_1' }, token: 't', key: { exportPrivate: () => ({}) } } as never
     const { env } = deliver({ A: '1', CURFEW_ID_TOKEN: 'x', CURFEW_OPERATOR_TOKEN: 'x', MINE: 'x', CURFEW_URL: 'u', PGHOST: 'kept' }, held, [], {
-      evidenceEnv: 'MINE',
+      evidence: { variables: ['MINE'], keep: false },
       proofKey: false,
     })
     expect(env).toEqual({ A: '1', CURFEW_URL: 'u', PGHOST: 'kept', CURFEW_TASK: 'tsk_1' })
+  })
+
+  test('nor is what more evidence is had by, unless the command is to have it; an operator’s token it never gets', async () => {
+    const script = `console.log(['CURFEW_ID_TOKEN', 'CURFEW_OPERATOR_TOKEN', 'SYSTEM_ACCESSTOKEN'].map(name => name in process.env).join())`
+    const token = await at.evidence()
+    const around = { CURFEW_ID_TOKEN: token, CURFEW_OPERATOR_TOKEN: at.broker.operatorToken, SYSTEM_ACCESSTOKEN: 'of another provider' }
+    const start = (...flags: string[]) => at.start(['run', 'demo/orders-bearer', ...flags, '--', NODE, '-e', script], around).ended
+    expect(await start()).toMatchObject({ exit: 0, out: 'false,false,true\n' })
+    expect(await start('--keep-evidence')).toMatchObject({ exit: 0, out: 'true,false,true\n' })
+  })
+
+  test.each([
+    [
+      'github',
+      { ACTIONS_ID_TOKEN_REQUEST_URL: 'https://x', ACTIONS_ID_TOKEN_REQUEST_TOKEN: 't' },
+      ['ACTIONS_ID_TOKEN_REQUEST_TOKEN', 'ACTIONS_ID_TOKEN_REQUEST_URL'],
+    ],
+    ['gitlab', { GITLAB_CI: 'true', CURFEW_ID_TOKEN: 't' }, ['CURFEW_ID_TOKEN']],
+    ['buildkite', { BUILDKITE: 'true', BUILDKITE_JOB_ID: 'j', BUILDKITE_AGENT_ACCESS_TOKEN: 't' }, ['BUILDKITE_AGENT_ACCESS_TOKEN']],
+    ['circleci', { CIRCLECI: 'true', CIRCLE_OIDC_TOKEN_V2: 't' }, []],
+    ['azure', { TF_BUILD: 'True', SYSTEM_ACCESSTOKEN: 't', SYSTEM_OIDCREQUESTURI: 'https://x' }, ['SYSTEM_ACCESSTOKEN', 'SYSTEM_OIDCREQUESTURI']],
+    ['bitbucket', { BITBUCKET_BUILD_NUMBER: '1', BITBUCKET_STEP_OIDC_TOKEN: 't' }, ['BITBUCKET_STEP_OIDC_TOKEN']],
+    ['spiffe', { SPIFFE_ENDPOINT_SOCKET: 'unix:///x' }, []],
+  ] as const)('of %s the child loses what is a variable, and no more', (attestor, env, variables) => {
+    expect([...(findEvidence({ attestor }, { env }).variables ?? [])].sort()).toEqual(variables)
   })
 
   test('several are asked for in one request, and each is told of', async () => {
@@ -443,8 +469,8 @@ const hasScript = spawnSync('script', ['--version']).status === 0
 if (!hasScript) process.stderr.write('skipped: signals at a terminal, because `script` (util-linux) is not on the PATH\n')
 
 describe.skipIf(!hasScript)('signals at a terminal', () => {
-  function atTerminal(script: string) {
-    const words = [NODE, ENTRY, 'run', 'demo/orders-bearer', '--id-token-file', at.evidenceFile, '--', NODE, '-e', script]
+  function atTerminal(script: string, ...flags: string[]) {
+    const words = [NODE, ENTRY, 'run', 'demo/orders-bearer', ...flags, '--id-token-file', at.evidenceFile, '--', NODE, '-e', script]
     // Without `exec` the shell in between would answer Ctrl-C too.
     const line = `exec ${words.map(w => `'${w.replaceAll("'", "'\\''")}'`).join(' ')}`
     const child = spawn('script', ['-qec', line, '/dev/null'], { env: at.env as Record<string, string>, stdio: ['pipe', 'pipe', 'pipe'] })
@@ -473,6 +499,15 @@ describe.skipIf(!hasScript)('signals at a terminal', () => {
     expect(states()).toEqual(['open'])
     process.kill(Number(/READY (\d+)/.exec(t.out())?.[1]), 'SIGKILL')
     expect(await t.ended).toBe(137)
+    expect(states()).toEqual(['completed'])
+  })
+
+  test('Ctrl-C while the child is being ended for the next credential means the command: no other is started', async () => {
+    const t = atTerminal(STAYS('SIGTERM', 'SIGINT'), '--on-replace', 'restart', '--ttl', '9s', '--grace', '3s')
+    await until(() => t.out().includes('got SIGTERM'), 15_000)
+    t.press('\u0003')
+    expect(await t.ended).toBe(130)
+    expect(t.out().match(/READY/g)).toHaveLength(1)
     expect(states()).toEqual(['completed'])
   })
 
