@@ -92,10 +92,11 @@ function variablesOf(held: Held, issued: readonly Issued[], options: DeliveryOpt
     const shown = fields.map(([name, variable, value]) =>
       isVariable(name)
         ? ([variable, value] as const)
-        : ([variable, folder.put(join('files', suffix.toLowerCase(), FILE_NAMES.get(name) ?? `${name}.pem`), value)] as const),
+        : ([variable, folder.put(join(suffix.toLowerCase(), FILE_NAMES.get(name) ?? `${name}.pem`), value)] as const),
     )
     for (const [name, value] of [['CURFEW_CREDENTIAL', credential.id] as const, ...shown]) {
-      if (given[`${name}_${suffix}`] !== undefined) throw usage(`two variables would be called ${name}_${suffix}`, 'run one command inside the other')
+      if (given[`${name}_${suffix}`] !== undefined)
+        throw usage(`two variables would be called ${name}_${suffix}`, 'run one command inside the other, the outer one with --keep-evidence')
       given[`${name}_${suffix}`] = value
     }
     if (isFirst) Object.assign(given, Object.fromEntries(shown))
@@ -103,7 +104,8 @@ function variablesOf(held: Held, issued: readonly Issued[], options: DeliveryOpt
   }
   given.CURFEW_TASK = held.task.id
   if (options.proofKey) given.CURFEW_PROOF_KEY = JSON.stringify(held.key.exportPrivate())
-  return options.envFile ? { ...given, CURFEW_ENV_FILE: folder.put('env', shellLines(given)) } : given
+  // In a folder, as all of them: no file of a credential has this name, whatever its capability is called.
+  return options.envFile ? { ...given, CURFEW_ENV_FILE: folder.put(join('shell', 'env'), shellLines(given)) } : given
 }
 
 /** `NAME='value'` lines, for `set -a; . "$CURFEW_ENV_FILE"`: between single quotes a shell reads all but the quote itself as it stands. */
