@@ -137,7 +137,6 @@ export function taskRoutes(app: Express, doors: Doors): void {
     method: 'post',
     path: '/v1/tasks/:task/heartbeat',
     who: { holder: true },
-    asks: true,
     summary: 'The holder lives',
     params: { task: id('task') },
     json: emptyBody,

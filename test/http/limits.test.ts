@@ -92,8 +92,8 @@ describe('one workload', () => {
     expect((await ci.exchange(form)).status).toBe(200)
   })
 
-  it('all that asks shares one share: tasks, credentials, grants, tokens, explanations, heartbeats', async () => {
-    const held = await ci.opened({ heartbeat_seconds: 600 })
+  it('all that asks shares one share: tasks, credentials, grants, tokens, explanations', async () => {
+    const held = await ci.opened()
     const at = `/v1/tasks/${held.task}`
     await exhaust()
     const fresh = await house.evidence()
@@ -104,7 +104,6 @@ describe('one workload', () => {
       ['bundle', await ci.as(held, 'post', `${at}/credentials`, { capabilities: [{ capability: 'demo/orders-ro' }, { capability: 'demo/orders-bearer' }] })],
       ['fresh evidence', await ci.credential(held, 'demo/orders-ro', { subject_token: fresh })],
       ['grants', await ci.as(held, 'post', `${at}/grants`, { capabilities: ['demo/orders-ro'], to: { jkt: ci.jkt } })],
-      ['heartbeat', await ci.as(held, 'post', `${at}/heartbeat`, {})],
       ['exchange', await ci.exchange({ subject_token: await house.evidence(), authorization_details: details })],
       ['jwt-bearer', await ci.exchange({ grant_type: JWT_BEARER, assertion: await house.evidence(), authorization_details: details, ...WITHOUT_SUBJECT })],
       [
@@ -183,7 +182,6 @@ describe('one address', () => {
       'post /v1/tasks',
       'post /v1/tasks/:task/credentials',
       'post /v1/tasks/:task/grants',
-      'post /v1/tasks/:task/heartbeat',
     ])
   })
 
@@ -204,7 +202,7 @@ describe('one address', () => {
   })
 })
 
-describe('ending things never waits', () => {
+describe('keeping and ending things never waits', () => {
   let held: Held
   let token: string
   let credential: string
@@ -221,6 +219,9 @@ describe('ending things never waits', () => {
   })
   const operator = async (role: 'responder' | 'admin') => ({ Authorization: `Bearer ${await house.operator(role)}` })
 
+  it('a heartbeat: without it the task would end', async () => {
+    expect((await ci.as(held, 'post', `/v1/tasks/${held.task}/heartbeat`, {})).status).toBe(200)
+  })
   it('completion', async () => expect((await ci.as(held, 'post', `/v1/tasks/${held.task}/complete`, {})).body.task.state).toBe('completed'))
   it('cancellation', async () => expect((await ci.as(held, 'post', `/v1/tasks/${held.task}/cancel`, {})).body.task.state).toBe('cancelled'))
   it('a credential given up by its holder', async () => expect((await ci.as(held, 'delete', `/v1/credentials/${credential}`)).status).toBe(202))
