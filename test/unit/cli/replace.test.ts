@@ -178,7 +178,10 @@ describe('restart', () => {
     ['once', 1],
     ['twice', 2],
   ])('told to stop %s while the old child is being ended: no other is started, the task is completed', async (_, times) => {
-    const s = run(['db/orders-ro', '--ttl', '9s', '--on-replace', 'restart', '--grace', '3s'], STAYS('', ['SIGTERM', 'SIGINT']))
+    const s = run(
+      ['db/orders-ro', '--ttl', '9s', '--on-replace', 'restart', '--grace', '3s'],
+      STAYS("process.on('SIGINT', () => setTimeout(() => process.exit(0), 500))", ['SIGTERM', 'SIGINT']),
+    )
     await until(() => s.out().includes('got SIGTERM'), LONG)
     for (let i = 0; i < times; i++) {
       process.kill(s.pid, 'SIGINT')
