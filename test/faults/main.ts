@@ -25,6 +25,22 @@ const USAGE =
   'usage: npm run test:faults -- [issue|revoke] [--only NAMES] [--seed N] [--long] [--report FILE] | --runs N [--seed S] [--break version-fence|single-use]'
 
 const WALKS = ['issue', 'revoke']
+/** The files of cases, as `--only` names them. */
+const SUITES = [
+  'vault',
+  'issue',
+  'bundle',
+  'issue-twice',
+  'random',
+  'races',
+  'answers',
+  'store',
+  'redis',
+  'queue',
+  'revoke',
+  'revoke-twice',
+  'irrevocable',
+] as const
 
 function asked() {
   try {
@@ -42,7 +58,9 @@ function asked() {
     })
     const numbers = [values.seed, values.runs ?? '1'].every(n => /^\d{1,9}$/.test(n))
     const isBreakKnown = values.break === undefined || (Object.hasOwn(BREAKS, values.break) && values.runs !== undefined)
-    if (numbers && isBreakKnown && positionals.every(walk => WALKS.includes(walk))) return { walks: positionals.length > 0 ? positionals : WALKS, values }
+    const isSuiteKnown = values.only === undefined || values.only.split(',').every(name => (SUITES as readonly string[]).includes(name))
+    if (numbers && isSuiteKnown && isBreakKnown && positionals.every(walk => WALKS.includes(walk)))
+      return { walks: positionals.length > 0 ? positionals : WALKS, values }
   } catch {
     // The usage says it.
   }
@@ -52,7 +70,7 @@ function asked() {
 async function main(): Promise<number> {
   const words = asked()
   if (!words) {
-    process.stderr.write(`${USAGE}\n`)
+    process.stderr.write(`${USAGE}\nNAMES: ${SUITES.join(',')}\n`)
     return 2
   }
   const { walks, values } = words
@@ -73,7 +91,7 @@ async function main(): Promise<number> {
       return report.end()
     }
     const only = values.only?.split(',')
-    const wanted = (walk: string, name: string) => (only ? only.includes(name) : walks.includes(walk))
+    const wanted = (walk: string, name: (typeof SUITES)[number]) => (only ? only.includes(name) : walks.includes(walk))
     const later = wanted('revoke', 'redis') ? await changedLater(world) : null
     if (wanted('issue', 'vault')) await vaultCases(world, report)
     if (wanted('issue', 'issue')) await issueCases(world, report, seed)
