@@ -5,8 +5,9 @@
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { usage } from './exit.js'
+import { CliError, EXIT, usage } from './exit.js'
 import type { Held, Issued } from './holder.js'
+import { mayHandOver } from './steering.js'
 
 type Env = Readonly<Record<string, string | undefined>>
 
@@ -88,6 +89,8 @@ function variablesOf(held: Held, issued: readonly Issued[], options: DeliveryOpt
   for (const { credential, secret } of issued) {
     const suffix = suffixOf(credential.capability)
     const fields = Object.entries(secret).map(([name, value]) => [name, variableOf(name), value] as const)
+    const steering = fields.find(([name]) => isVariable(name) && name !== 'token' && !mayHandOver(name))
+    if (steering) throw refused(credential.capability, steering[0])
     const isFirst = fields.every(([, variable]) => given[variable] === undefined)
     const shown = fields.map(([name, variable, value]) =>
       isVariable(name)
@@ -108,13 +111,16 @@ function variablesOf(held: Held, issued: readonly Issued[], options: DeliveryOpt
   return options.envFile ? { ...given, CURFEW_ENV_FILE: folder.put(join('shell', 'env'), shellLines(given)) } : given
 }
 
+const refused = (capability: string, field: string) =>
+  new CliError(EXIT.unexpected, {
+    code: 'unexpected_answer',
+    detail: `a credential of ${capability} would set ${JSON.stringify(field).slice(0, 70)}, which could steer what the command does: it was not started`,
+  })
+
 /** `NAME='value'` lines, for `set -a; . "$CURFEW_ENV_FILE"`: between single quotes a shell reads all but the quote itself as it stands. */
 function shellLines(variables: Readonly<Record<string, string>>): string {
   return Object.entries(variables)
-    .map(([name, value]) => {
-      if (!/^[A-Za-z_]\w*$/.test(name)) throw usage(`no shell has a variable called ${name}`, 'the capability cannot be handed over with --on-replace signal:…')
-      return `${name}='${value.replaceAll("'", "'\\''")}'\n`
-    })
+    .map(([name, value]) => `${name}='${value.replaceAll("'", "'\\''")}'\n`)
     .join('')
 }
 
