@@ -1,9 +1,10 @@
 /** Owns what the holder of a task can ask of the broker, and what its answers look like here. */
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isId } from '../domain/ids.js'
 import type { EvidenceSource } from './evidence/source.js'
 import { CliError, EXIT } from './exit.js'
-import type { Answer, Auth, Broker } from './http.js'
+import { type Answer, type Auth, type Broker, notOurs } from './http.js'
 import { clockTime, duration } from './output.js'
 import type { ProofKey } from './proof.js'
 
@@ -90,7 +91,10 @@ export async function openTask(broker: Broker, ask: TaskAsk, signal: AbortSignal
       signal,
     ),
   )
-  return { task: member<TaskView>(body, 'task'), token: textMember(body, 'token'), key: ask.key }
+  const task = member<TaskView>(body, 'task')
+  // It becomes a part of paths, and the name of a file.
+  if (!isId('task', task.id)) throw notOurs('its task has no id')
+  return { task, token: textMember(body, 'token'), key: ask.key }
 }
 
 /** What a capability needs of the caller, by capability. */

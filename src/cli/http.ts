@@ -251,7 +251,8 @@ function parseObject(text: string): Record<string, unknown> | null {
   }
 }
 
-const notOurs = (why: string) => new CliError(EXIT.unexpected, { code: 'unexpected_answer', detail: `this does not answer like a Curfew server: ${why}` })
+export const notOurs = (why: string) =>
+  new CliError(EXIT.unexpected, { code: 'unexpected_answer', detail: `this does not answer like a Curfew server: ${why}` })
 
 /** RFC 9457 and OAuth errors in one shape. What is neither comes from something between us and the broker, and is not quoted. */
 function refusal({ status, text, date }: { status: number; text: string; date: string | null }): CliError {

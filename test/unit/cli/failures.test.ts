@@ -94,6 +94,14 @@ describe('exit codes (ux.md 3.2)', () => {
     expect(err).toContain('req-abc')
   })
 
+  test.each(['../../tasks', 'tsk_1', ''])('a task that is called %j is no task of ours: exit 1, and it names no file', async id => {
+    at.broker.faults.push({ when: opening, times: 99, status: 201, body: { task: { id, state: 'open' }, token: 'secret-of-it' } })
+    const { exit, err } = await token()
+    expect(exit).toBe(1)
+    expect(err).toContain('its task has no id')
+    expect(err).not.toContain('secret-of-it')
+  })
+
   test('nobody there is exit 8', async () => {
     await at.broker.close()
     const { exit, err } = await token()
