@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
 /** What production reads compiled, tests read as it is written. */
@@ -18,6 +19,8 @@ const suite = (name: string, include: string[], extra: Record<string, unknown> =
 
 export default defineConfig({
   test: {
+    // By itself vitest leaves one processor free, and of two that is half of the time: much of a test is waiting.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     // A machine-readable count beside the one for people: what decides whether a change lands adds the suites up.
     reporters: process.env.CURFEW_REPORT ? ['default', 'json'] : ['default'],
     ...(process.env.CURFEW_REPORT ? { outputFile: { json: process.env.CURFEW_REPORT } } : {}),

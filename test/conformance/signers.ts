@@ -196,7 +196,8 @@ export function testSigner(name: string, makeWrapper: () => Promise<DataKeyWrapp
       expect(revocation).toMatchObject({ selector: { kind: 'key', key: stolen, issuedBefore: FOR_GOOD }, reason: 'requested', ...act })
       const successor = await signs(signer)
       expect(successor).not.toBe(stolen)
-      expect(await kids(signer)).toEqual([successor])
+      // A process's idea of the store's time is late by a journey at most, and with it the end of a publication.
+      await expect.poll(() => kids(signer)).toEqual([successor])
       expect(await store.revocations.since(0, 9)).toMatchObject([{ kind: 'key', key: stolen, issuedBefore: FOR_GOOD }])
       expect((await store.audit.list({ subject: stolen, limit: 9 })).map(r => [r.kind, r.actor.id])).toEqual([
         ['key.withdrawn', 'local:test'],
@@ -206,9 +207,11 @@ export function testSigner(name: string, makeWrapper: () => Promise<DataKeyWrapp
       // A replica that has not heard signs with it still; once it has, it does as the others.
       expect(await signs(other)).toBe(stolen)
       await other.refresh()
-      expect([await signs(other), await kids(other)]).toEqual([successor, [successor]])
+      expect(await signs(other)).toBe(successor)
+      await expect.poll(() => kids(other)).toEqual([successor])
       // A restart does not bring it back, and to say it again is no fault.
-      expect(await kids(await open())).toEqual([successor])
+      const restarted = await open()
+      await expect.poll(() => kids(restarted)).toEqual([successor])
       expect((await withdrawKey(signer, store.revocations, stolen, act)).key.state).toBe('retired')
       expect(await signs(signer)).toBe(successor)
     })
