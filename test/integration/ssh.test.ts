@@ -213,6 +213,8 @@ ${shown.replace('/etc/ssh/curfew-ca.pub', join(dir, 'ca.pub')).replace('/etc/ssh
     expect(view).toMatchObject({ state: 'revoking', revocation: 'expiry-only', exposed_until: view.expires_at })
     // The truth of it: this host has not fetched yet.
     expect(login(mine.key)).toEqual(IN)
+    // A broker looks at its store once a second for all who ask.
+    await sleep(1_100)
     await fetchList()
     expect(login(mine.key)).toEqual(SHUT)
     await expect.poll(() => log).toContain('revoked')
