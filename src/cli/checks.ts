@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import type { Config } from '../config-schema.js'
 import { within } from '../domain/deadline.js'
+import { withoutTrailing } from '../domain/trailing.js'
 import type { Demands } from '../engines/vault-roles.js'
 import { checkPolicies } from './config.js'
 import type { Finding } from './doctor.js'
@@ -217,7 +218,7 @@ async function vaultGet(config: Config, path: string, token: string | undefined)
   try {
     const { Agent, fetch: undiciFetch } = await import('undici')
     const dispatcher = new Agent({ connect: vault.caFile === undefined ? {} : { ca: readFileSync(vault.caFile, 'utf8') } })
-    const response = await undiciFetch(`${vault.address.replace(/(?<!\/)\/+$/, '')}/v1/${path}`, {
+    const response = await undiciFetch(`${withoutTrailing(vault.address, '/')}/v1/${path}`, {
       dispatcher,
       redirect: 'error',
       signal: within(ANSWER_MS),

@@ -1,6 +1,7 @@
 /** Owns the way to the broker: where it is, how long we wait, what is tried again, and what its refusals mean here. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { within } from '../domain/deadline.js'
+import { withoutTrailing } from '../domain/trailing.js'
 import { CliError, EXIT, exitOf, type Problem, usage } from './exit.js'
 import type { ProofKey } from './proof.js'
 
@@ -198,7 +199,7 @@ function checkedUrl(text: string, insecureHttp: boolean): string {
   if (url.protocol === 'http:' && !isLoopback(url.hostname) && !insecureHttp) {
     throw usage('plain http would show evidence and tokens to the network', 'use https, or --insecure-http on a network that you trust')
   }
-  return url.origin + url.pathname.replace(/(?<!\/)\/+$/, '')
+  return url.origin + withoutTrailing(url.pathname, '/')
 }
 
 function isLoopback(host: string): boolean {

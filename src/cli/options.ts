@@ -3,6 +3,7 @@ import { existsSync, readFileSync, statSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { withoutTrailing } from '../domain/trailing.js'
 import type { EvidenceFlags } from './evidence/find.js'
 import type { EvidenceSource } from './evidence/source.js'
 import { CliError, EXIT, usage } from './exit.js'
@@ -157,4 +158,4 @@ export async function demandOperatorToken(flags: OperatorFlags, io: Io, broker: 
   })
 }
 
-const sameUrl = (a: string, b: string) => a.replace(/(?<!\/)\/+$/, '') === b
+const sameUrl = (a: string, b: string) => withoutTrailing(a, '/') === b

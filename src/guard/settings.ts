@@ -1,5 +1,6 @@
 /** Owns what a guard is told when it is made: every setting, its default, and the sentence that refuses a contradiction. */
 import { randomBytes } from 'node:crypto'
+import { withoutTrailing } from '../domain/trailing.js'
 import type { Fetch } from './outward.js'
 import { memoryReplay, type Replay } from './replay.js'
 
@@ -130,7 +131,7 @@ function publicUrlOf({ publicUrl, audience, proof }: GuardOptions): string {
   if (publicUrl !== undefined) {
     if (typeof publicUrl !== 'string' || !URL.canParse(publicUrl) || !/^https?:\/\/[^?#\s]+$/i.test(publicUrl))
       wrong('publicUrl', 'must be an http URL without query and fragment')
-    return publicUrl.replace(/(?<!\/)\/+$/, '')
+    return withoutTrailing(publicUrl, '/')
   }
   if (/^https?:/i.test(audience) && URL.canParse(audience)) return new URL(audience).origin
   if (proof !== 'off') wrong('publicUrl', 'is required where audience is no http URL: proofs name the address that callers use')

@@ -2,6 +2,7 @@
 import { createHmac, hkdfSync, randomBytes } from 'node:crypto'
 import { CurfewError } from '../domain/errors.js'
 import type { Secret } from '../domain/secret.js'
+import { withoutTrailing } from '../domain/trailing.js'
 import { type DataKeyWrapper, decrypt, encrypt, unreadable } from './envelope.js'
 import { type LoadedSigner, openRing, type RingOptions } from './key-ring.js'
 
@@ -10,14 +11,8 @@ export function masterKeyWrapper(masterKey: Secret): DataKeyWrapper {
   const text = (masterKey.reveal().token ?? '').trim()
   const master = Buffer.from(text, 'base64')
   // Node's decoder skips what it does not know, so that a truncated or mistyped key would silently be a weaker one.
-  if (
-    master.length !== 32 ||
-    master.toString('base64').replace(/(?<!=)=+$/, '') !==
-      text
-        .replace(/(?<!=)=+$/, '')
-        .replaceAll('-', '+')
-        .replaceAll('_', '/')
-  ) {
+  const unpadded = (base64: string) => withoutTrailing(base64, '=')
+  if (master.length !== 32 || unpadded(master.toString('base64')) !== unpadded(text).replaceAll('-', '+').replaceAll('_', '/')) {
     throw new CurfewError('malformed', 'the master key must be 32 random bytes in base64', {
       reason: 'master_key_malformed',
       field: 'signer.masterKey',
