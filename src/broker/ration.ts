@@ -24,31 +24,32 @@ export interface Limits {
 /** So often is one key's refusal told. Milliseconds. */
 export const TELL_MS = 60_000
 
-export function rationSource({ limits, meter }: BrokerDeps, source: string): void {
-  const now = limits.monotonic()
-  const waitMs = limits.source?.take(source, now) ?? 0
-  if (waitMs === 0) return
-  meter.rateLimited('source')
-  throw new CurfewError('rate_limited', 'too many requests come from this address', {
-    reason: 'source_rate',
-    retryAfterSeconds: Math.ceil(waitMs / 1000),
-    next: 'wait for retry_after seconds',
-    repeats: { limit: 'source', key: source, untold: limits.told.tell(`source ${source}`, now) },
-  })
-}
+const REFUSALS = {
+  source: { reason: 'source_rate', message: 'too many requests come from this address', next: 'wait for retry_after seconds' },
+  identity: {
+    reason: 'identity_rate',
+    message: 'this workload asks too often',
+    next: 'wait for retry_after seconds; the same evidence is still good then',
+  },
+} as const
+
+export const rationSource = (deps: BrokerDeps, source: string): void => ration(deps, 'source', source)
 
 /** After the identity is believed and before anything is written: what is refused here has used up neither evidence nor proof. */
-export function rationIdentity({ limits, meter }: BrokerDeps, identity: string): void {
+export const rationIdentity = (deps: BrokerDeps, identity: string): void => ration(deps, 'identity', identity)
+
+function ration({ limits, meter }: BrokerDeps, limit: keyof typeof REFUSALS, key: string): void {
   const now = limits.monotonic()
-  const waitMs = limits.identity?.take(identity, now) ?? 0
+  const waitMs = limits[limit]?.take(key, now) ?? 0
   if (waitMs === 0) return
-  meter.rateLimited('identity')
-  throw new CurfewError('rate_limited', 'this workload asks too often', {
-    reason: 'identity_rate',
-    identity,
+  meter.rateLimited(limit)
+  const { reason, message, next } = REFUSALS[limit]
+  throw new CurfewError('rate_limited', message, {
+    reason,
+    ...(limit === 'identity' ? { identity: key } : {}),
     retryAfterSeconds: Math.ceil(waitMs / 1000),
-    next: 'wait for retry_after seconds; the same evidence is still good then',
-    repeats: { limit: 'identity', key: identity, untold: limits.told.tell(`identity ${identity}`, now) },
+    next,
+    repeats: { limit, key, untold: limits.told.tell(`${limit} ${key}`, now) },
   })
 }
 
