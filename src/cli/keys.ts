@@ -4,7 +4,7 @@ import type { KeyClass } from '../domain/signing-key.js'
 import type { LoadedSigner } from '../signers/key-ring.js'
 import type { KeyView } from '../signers/keys.js'
 import { usage } from './exit.js'
-import { checkedReason, type LocalFlags, type LocalStore, loadConfig, localContext, openLocal, withConfig } from './local.js'
+import { type LocalFlags, type LocalStore, loadConfig, localContext, openLocal, reasonFor, withConfig } from './local.js'
 import { type OutputFlags, withOutput } from './options.js'
 import { card, duration, type Io, type Printer, printer, table } from './output.js'
 
@@ -109,19 +109,17 @@ const rotate = (flags: RotateFlags, io: Io): Promise<void> =>
 /** Everything that can be wrong is said before a key is touched. */
 async function retire(kid: string, flags: RetireFlags, io: Io): Promise<void> {
   if (!/^[A-Za-z0-9_-]{43}$/.test(kid)) throw usage('a key is named by its kid, 43 characters', 'curfew keys list')
-  if (flags.now && flags.reason === undefined) throw usage('say why: --reason T', 'an incident number, a sentence')
-  if (!flags.now && flags.reason !== undefined) throw usage('--reason belongs to --now: a key that is merely retired ends nothing')
-  if (flags.reason !== undefined) checkedReason(flags.reason)
+  const reason = reasonFor(flags.now, flags.reason, '--reason belongs to --now: a key that is merely retired ends nothing')
   return withSigner(flags, io, async (signer, { store }, print) => {
     const { retireKey, withdrawKey } = await import('../signers/keys.js')
-    if (flags.reason === undefined) {
+    if (reason === null) {
       const key = await retireKey(signer, kid)
       shown([key], store.clock.now(), print)
       const ends = key.retiresAt as Date
       const isGone = ends <= store.clock.now()
       return print.say(`it signs no more, and is ${isGone ? 'not published any more' : `published until ${ends.toISOString()}: then its last token has ended`}`)
     }
-    const { key, revocation } = await withdrawKey(signer, store.revocations, kid, { actor: localContext().actor, message: flags.reason })
+    const { key, revocation } = await withdrawKey(signer, store.revocations, kid, { actor: localContext().actor, message: reason })
     const told = { revocation: revocation.id, receipt: revocation.receipt, credentials: revocation.credentials }
     print.data({ key: written(key), ...told }, () => [keyTable([key], store.clock.now()), card(told)].join('\n'), [key.kid])
     print.say('withdrawn: guards hear of it within 1 s, serving processes within 5 s; verifiers that ask nobody believe it until they read our key set again')

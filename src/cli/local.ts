@@ -76,8 +76,14 @@ export function localContext(): Context & { readonly actor: Actor } {
   return { requestId: null, actor: { kind: 'operator', id: `local:${name}` } }
 }
 
-/** Of an act on the store itself, which no route looks at. @throws {CliError} usage */
-export function checkedReason(reason: string): string {
+/**
+ * Why, of an act on the store itself that no route looks at: demanded with the flag that ends something, and with nothing else.
+ * @param otherwise what to say of a reason without that flag @throws {CliError} usage
+ */
+export function reasonFor(isEnding: boolean | undefined, reason: string | undefined, otherwise: string): string | null {
+  if (isEnding && reason === undefined) throw usage('say why: --reason T', 'an incident number, a sentence')
+  if (!isEnding && reason !== undefined) throw usage(otherwise)
+  if (reason === undefined) return null
   if (reason.length === 0 || reason.length > 500 || plain(reason) !== reason)
     throw usage('--reason is one line of 1 to 500 characters, without control characters')
   return reason

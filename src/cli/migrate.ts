@@ -1,8 +1,7 @@
 /** Owns `curfew migrate`: the store's schema, forward only; and what a store needs that was restored from a backup. */
 import { Command } from 'commander'
 import type { Config } from '../config-schema.js'
-import { usage } from './exit.js'
-import { checkedReason, connectLocal, type LocalFlags, loadConfig, localContext, migrationsDir, openLocal, withConfig } from './local.js'
+import { connectLocal, type LocalFlags, loadConfig, localContext, migrationsDir, openLocal, reasonFor, withConfig } from './local.js'
 import { type OutputFlags, withOutput } from './options.js'
 import { type Io, type Printer, printer } from './output.js'
 
@@ -28,9 +27,7 @@ export function command(io: Io, _words: readonly string[], done: (exit: number) 
 }
 
 async function act(flags: Flags, io: Io): Promise<void> {
-  if (flags.restored && flags.reason === undefined) throw usage('say why: --reason T', 'an incident number, a sentence')
-  if (!flags.restored && flags.reason !== undefined) throw usage('--reason belongs to --restored: a migration ends nothing')
-  const reason = flags.reason === undefined ? null : checkedReason(flags.reason)
+  const reason = reasonFor(flags.restored, flags.reason, '--reason belongs to --restored: a migration ends nothing')
   const print = printer(io, flags)
   const { config } = await loadConfig(flags, io)
   const applied = await migrated(config, print)
