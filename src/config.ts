@@ -229,13 +229,13 @@ function tell(issue: z.core.$ZodIssue, base: readonly PropertyKey[] = []): Probl
 }
 
 /** A branch whose own keys are missing is further away than one that merely dislikes a value; one that wants another thing altogether, most. */
-const weight = (issues: readonly z.core.$ZodIssue[]) =>
-  issues.reduce(
-    (sum, issue) =>
-      sum +
-      (issue.path.length === 0 && issue.code !== 'unrecognized_keys' ? 4 : issue.code === 'unrecognized_keys' ? 3 : issue.code === 'invalid_type' ? 2 : 1),
-    0,
-  )
+const weight = (issues: readonly z.core.$ZodIssue[]) => issues.reduce((sum, issue) => sum + distance(issue), 0)
+
+function distance({ code, path }: z.core.$ZodIssue): number {
+  if (code === 'unrecognized_keys') return 3
+  if (path.length === 0) return 4
+  return code === 'invalid_type' ? 2 : 1
+}
 
 function meant(name: string, known: readonly string[]): string {
   const guess = nearest(name, known)

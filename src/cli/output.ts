@@ -92,15 +92,9 @@ export function table(head: readonly string[], rows: readonly (readonly (string 
 function inWords(value: unknown): string {
   if (typeof value === 'string') return value
   const isFlat = (v: unknown) => typeof v === 'string' || typeof v === 'number'
-  const [list, object] = [Array.isArray(value), typeof value === 'object' && value !== null]
-  const parts = list ? (value as unknown[]) : object ? Object.values(value as object) : null
-  if (parts === null || !parts.every(isFlat)) return JSON.stringify(value)
-  if (parts.length === 0) return '-'
-  return list
-    ? parts.join(', ')
-    : Object.entries(value as object)
-        .map(([name, v]) => `${name}=${v}`)
-        .join(', ')
+  if (typeof value !== 'object' || value === null || !Object.values(value).every(isFlat)) return JSON.stringify(value)
+  const words = Array.isArray(value) ? value : Object.entries(value).map(([name, v]) => `${name}=${v}`)
+  return words.length === 0 ? '-' : words.join(', ')
 }
 
 /** `key   value` lines of one thing. */
