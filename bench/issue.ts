@@ -112,7 +112,7 @@ export async function benchIssue(options: Options): Promise<number> {
         queue: { kind: 'memory' },
         signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
         vault: orders.vault,
-        issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
+        issuers: [issuer.entry],
         audiences: [{ name: 'orders', uri: ORDERS, secret: { env: 'MASTER_KEY' } }],
         capabilities: [tokens, { ...orders.capability('db/orders-ro'), maxLive: 100_000 }],
         policies: { dir: 'policies' },

@@ -130,7 +130,7 @@ async function startIn(dir: string, closing: (() => Promise<unknown> | unknown)[
         store: { kind: 'postgres', url: { env: 'DATABASE_URL' } },
         queue: { kind: 'redis', url: { env: 'REDIS_URL' }, prefix: PREFIX },
         signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
-        issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
+        issuers: [issuer.entry],
         audiences: [{ name: 'orders', uri: ORDERS, secret: { env: 'RESOURCE_SECRET' } }, ...(more.audiences ?? [])],
         capabilities: [tokens, ...(more.capabilities ?? [])],
         policies: { dir: 'policies' },

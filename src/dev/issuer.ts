@@ -7,6 +7,8 @@ import { freePort } from './ports.js'
 export interface DevIssuer {
   /** The issuer of tokens like GitHub's. */
   readonly url: string
+  /** As a configuration names it to believe jobs of acme. */
+  readonly entry: { readonly name: 'github'; readonly [setting: string]: unknown }
   /** The `iss` of tokens like this provider's: an issuer of its own, with the same key. */
   issuerOf(provider: CiProvider): string
   /** A job on the main branch of acme/orders, with what the caller changes. */
@@ -46,6 +48,7 @@ export async function startIssuer(): Promise<DevIssuer> {
   await new Promise<void>(resolve => server.listen(port, '127.0.0.1', resolve))
   return {
     url,
+    entry: { name: 'github', kind: 'oidc', profile: 'github', issuer: url, internal: true, pin: { repository_owner_id: ['123456'] } },
     issuerOf,
     token,
     githubToken: (audience, claims) => token('github', audience, claims),

@@ -330,7 +330,7 @@ function settings(place: Place, at: Endpoint, start: Start, level: string): obje
     queue: start.queue === 'memory' ? { kind: 'memory' } : { kind: 'redis', url: { env: 'REDIS_URL' } },
     signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
     vault: { ...place.orders.vault, address: place.proxy.address },
-    issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: place.issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
+    issuers: [place.issuer.entry],
     audiences: [{ name: 'orders', uri: AUDIENCE, secret: { env: 'ORDERS_SECRET' } }],
     capabilities: [
       place.orders.capability(DB),

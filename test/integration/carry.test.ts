@@ -80,7 +80,7 @@ describe.skipIf(absent !== null)(`API and worker as two processes over a real Po
         store: { kind: 'postgres', url: { env: 'DATABASE_URL' } },
         queue: { kind: 'redis', url: { env: 'REDIS_URL' } },
         signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
-        issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
+        issuers: [issuer.entry],
         audiences: [{ name: 'orders', uri: 'https://orders.example/', secret: { env: 'EDR_SECRET' } }],
         capabilities: [{ name: 'demo/orders-ro', summary: 'read', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' }],
         policies: { dir: 'policies' },

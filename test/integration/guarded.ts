@@ -119,7 +119,7 @@ async function over({ dir, closing, close }: Place, storeUrl: string, redisUrl: 
       store: { kind: 'postgres', url: { env: 'STORE_URL' } },
       queue: { kind: 'redis', url: { env: 'REDIS_URL' } },
       signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
-      issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
+      issuers: [issuer.entry],
       audiences: [{ name: 'orders', uri: ORDERS, secret: { env: 'ORDERS_SECRET' } }],
       capabilities: [{ name: CAPABILITY, summary: 'orders', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read', maxLive: 1_000_000 }],
       policies: { dir: 'policies' },

@@ -46,7 +46,7 @@ describe.skipIf(missing !== null)(`docs/operators.md${missing ? ` (skipped: ${mi
         store: { kind: 'postgres', url: { env: 'CURFEW_DATABASE' } },
         queue: { kind: 'redis', url: { env: 'REDIS_URL' } },
         signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds: 0 },
-        issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
+        issuers: [issuer.entry],
         audiences: [{ name: 'orders', uri: 'https://orders.example/', secret: { env: 'ORDERS_SECRET' } }],
         capabilities: [{ name: CAPABILITY, summary: 'orders', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read' }],
         policies: { dir: 'policies' },

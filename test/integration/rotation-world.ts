@@ -60,7 +60,7 @@ export async function deploy(dir: string, storeUrl: string, redisUrl: string): P
       queue: { kind: 'redis', url: { env: 'REDIS_URL' } },
       // Of those who rotate alone it matters what stands here.
       signer: { kind: 'sealed', masterKey: { env: 'MASTER_KEY' }, publishAheadSeconds },
-      issuers: [{ name: 'github', kind: 'oidc', profile: 'github', issuer: issuer.url, internal: true, pin: { repository_owner_id: ['123456'] } }],
+      issuers: [issuer.entry],
       audiences: [{ name: 'orders', uri: AUDIENCE, secret: { env: 'ORDERS_SECRET' } }],
       capabilities: [{ name: CAPABILITY, summary: 'orders', engine: 'jwt', audience: 'orders', scopes: ['orders:read'], intent: 'read', maxLive: 1_000_000 }],
       policies: { dir: 'policies' },
