@@ -1,11 +1,9 @@
 /** Owns the figures of guards: what a verification costs, how soon a revocation is refused in another process, and that silence is no pass; each beside its goal, in one run. */
-import { writeFileSync } from 'node:fs'
-import { cpus, loadavg } from 'node:os'
 import { isAbsent } from '../src/dev/find.js'
 import { benchFanout } from './guard-fanout.js'
 import { benchHeard, benchSilence } from './guard-refused.js'
 import { benchVerify } from './guard-verify.js'
-import { createReport } from './report.js'
+import { startRun } from './report.js'
 import { startWorld } from './world.js'
 
 export interface GuardBenchOptions {
@@ -20,9 +18,9 @@ export async function benchGuard(options: GuardBenchOptions): Promise<number> {
   const size = options.size ?? 100_000
   const only = options.only ?? 'abcde'
   const wants = (letters: string) => [...letters].some(letter => only.includes(letter))
-  const report = createReport(text => void process.stdout.write(`${text}\n`))
-  const load = { before: loadavg()[0] ?? 0, after: 0 }
-  report.say(`Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim()}); load average before ${load.before.toFixed(1)}`)
+  const bench = startRun()
+  const { report } = bench
+  report.say(`${bench.machine}; load average before ${bench.loadBefore}`)
   if (wants('a')) await benchVerify(report)
   let ran = true
   if (wants('bcde')) {
@@ -43,12 +41,6 @@ export async function benchGuard(options: GuardBenchOptions): Promise<number> {
       }
     }
   }
-  load.after = loadavg()[0] ?? 0
-  const judged = report.figures.filter(f => f.isMet !== null)
-  process.stdout.write(`\n  ${judged.filter(f => f.isMet).length} of ${judged.length} goals met; load average after ${load.after.toFixed(1)}\n`)
-  if (options.json) {
-    const machine = { node: process.version, cores: cpus().length, cpu: cpus()[0]?.model.trim(), load }
-    writeFileSync(options.json, JSON.stringify({ machine, size, figures: report.figures }, null, 2))
-  }
+  bench.end(options.json, { size })
   return ran ? 0 : 1
 }

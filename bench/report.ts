@@ -1,4 +1,7 @@
 /** Owns what is said of figures: each with its goal and whether it was met, for people and as JSON. */
+import { writeFileSync } from 'node:fs'
+import { cpus, loadavg } from 'node:os'
+
 export interface Spread {
   readonly p50: number
   readonly p99: number
@@ -32,7 +35,7 @@ export interface Report {
 
 const shown = (value: number) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(value !== 0 && Math.abs(value) < 10 ? 2 : 1))
 
-export function createReport(write: (text: string) => void): Report {
+function createReport(write: (text: string) => void): Report {
   const figures: (Figure & { part: string; isMet: boolean | null })[] = []
   let part = ''
   return {
@@ -49,6 +52,35 @@ export function createReport(write: (text: string) => void): Report {
       write(
         `  ${f.what.padEnd(66)} ${shown(f.value).padStart(8)} ${f.unit.padEnd(8)} ${goal.padEnd(13)} ${isMet === null ? '' : isMet ? 'met' : 'MISSED'}${f.note ? `  ${f.note}` : ''}`,
       )
+    },
+  }
+}
+
+export interface Run {
+  readonly report: Report
+  /** Where it ran, and how busy that was before. */
+  readonly machine: string
+  readonly loadBefore: string
+  /** Says how many goals were met. @param json where to write it all @param of what was asked for */
+  end(json: string | null, of: object): void
+}
+
+/** A bench from its first line to its last, told to whoever watches. */
+export function startRun(): Run {
+  const report = createReport(text => void process.stdout.write(`${text}\n`))
+  const cpu = cpus()[0]?.model.trim()
+  const before = loadavg()[0] ?? 0
+  return {
+    report,
+    machine: `Node ${process.version}, ${cpus().length} cores (${cpu})`,
+    loadBefore: before.toFixed(1),
+    end(json, of) {
+      const after = loadavg()[0] ?? 0
+      const judged = report.figures.filter(f => f.isMet !== null)
+      process.stdout.write(`\n  ${judged.filter(f => f.isMet).length} of ${judged.length} goals met; load average after ${after.toFixed(1)}\n`)
+      if (!json) return
+      const machine = { node: process.version, cores: cpus().length, cpu, load: { before, after } }
+      writeFileSync(json, JSON.stringify({ machine, ...of, figures: report.figures }, null, 2))
     },
   }
 }

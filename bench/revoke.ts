@@ -1,8 +1,6 @@
 /** Owns the figures of revoking: refused, closed, proven dead, each beside its goal, all in one run on one machine. */
-import { writeFileSync } from 'node:fs'
-import { cpus, loadavg } from 'node:os'
 import { isAbsent } from '../src/dev/find.js'
-import { createReport } from './report.js'
+import { startRun } from './report.js'
 import { benchAct } from './revoke-act.js'
 import { benchDue } from './revoke-due.js'
 import { benchRefused } from './revoke-refused.js'
@@ -24,8 +22,8 @@ export async function benchRevoke(options: RevokeOptions): Promise<number> {
   const size = options.size ?? 100_000
   const rows = options.rows ?? 200_000
   const only = options.only ?? 'abcde'
-  const report = createReport(text => void process.stdout.write(`${text}\n`))
-  const load = { before: loadavg()[0] ?? 0, after: 0 }
+  const bench = startRun()
+  const { report } = bench
   const over = async (letters: string, act: (world: World) => Promise<void>): Promise<boolean> => {
     if (![...letters].some(letter => only.includes(letter))) return true
     const world = await startWorld()
@@ -36,7 +34,7 @@ export async function benchRevoke(options: RevokeOptions): Promise<number> {
     try {
       if (report.figures.length === 0)
         report.say(
-          `Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim()}), PostgreSQL ${world.store.version}, Redis ${world.redis.version}; two serve processes, a worker, databases and this program on the same cores; load average before ${load.before.toFixed(1)}`,
+          `${bench.machine}, PostgreSQL ${world.store.version}, Redis ${world.redis.version}; two serve processes, a worker, databases and this program on the same cores; load average before ${bench.loadBefore}`,
         )
       await act(world)
       return true
@@ -51,12 +49,6 @@ export async function benchRevoke(options: RevokeOptions): Promise<number> {
     if (only.includes('e')) await benchStore(world, report, rows)
   })
   if (ran && only.includes('d')) await benchVault(report, Math.max(1, Math.round(size / 200)))
-  load.after = loadavg()[0] ?? 0
-  const judged = report.figures.filter(f => f.isMet !== null)
-  process.stdout.write(`\n  ${judged.filter(f => f.isMet).length} of ${judged.length} goals met; load average after ${load.after.toFixed(1)}\n`)
-  if (options.json) {
-    const machine = { node: process.version, cores: cpus().length, cpu: cpus()[0]?.model.trim(), load }
-    writeFileSync(options.json, JSON.stringify({ machine, size, rows, figures: report.figures }, null, 2))
-  }
+  bench.end(options.json, { size, rows })
   return ran ? 0 : 1
 }

@@ -1,12 +1,10 @@
 /** Owns what the time of an answer tells (H24): each secret that a caller may guess at, known beside unknown, one request after the other in random order. */
 import { randomBytes, randomInt } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
-import { cpus, loadavg } from 'node:os'
 import { Agent, request } from 'undici'
 import { isAbsent } from '../src/dev/find.js'
 import { newId } from '../src/domain/ids.js'
 import { mannWhitney } from './mann-whitney.js'
-import { createReport, middle } from './report.js'
+import { middle, startRun } from './report.js'
 import { BILLING, startWorld, type World } from './world.js'
 
 export interface TimingBenchOptions {
@@ -35,11 +33,9 @@ interface Pair {
 
 export async function benchTiming(options: TimingBenchOptions): Promise<number> {
   const samples = options.samples ?? 10_000
-  const report = createReport(text => void process.stdout.write(`${text}\n`))
-  const load = { before: loadavg()[0] ?? 0, after: 0 }
-  report.say(
-    `Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim()}); load average before ${load.before.toFixed(1)}; ${samples} samples a side`,
-  )
+  const bench = startRun()
+  const { report } = bench
+  report.say(`${bench.machine}; load average before ${bench.loadBefore}; ${samples} samples a side`)
   const world = await startWorld({ audiences: [BILLING] })
   if (isAbsent(world)) {
     process.stderr.write(`skipped: ${world.absent}\n`)
@@ -63,9 +59,7 @@ export async function benchTiming(options: TimingBenchOptions): Promise<number> 
     await agent.close()
     await world.close()
   }
-  load.after = loadavg()[0] ?? 0
-  report.say(`load average after ${load.after.toFixed(1)}`)
-  if (options.json) writeFileSync(options.json, JSON.stringify({ load, samples, figures: report.figures }, null, 2))
+  bench.end(options.json, { samples })
   return report.figures.every(f => f.isMet !== false) ? 0 : 1
 }
 
