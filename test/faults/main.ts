@@ -79,7 +79,7 @@ async function main(): Promise<number> {
   if (isAbsent(world)) {
     say(`skipped: ${world.absent}`)
     const isFailed = Boolean(process.env.CURFEW_REQUIRE_REAL)
-    writeReport(values.report, { passed: 0, failed: isFailed ? 1 : 0, pending: 1 })
+    writeReport(values.report, { counts: { passed: 0, failed: isFailed ? 1 : 0, pending: 1 }, failed: [] })
     return isFailed ? 1 : 0
   }
   try {
@@ -87,7 +87,7 @@ async function main(): Promise<number> {
     say(`seed ${seed}; timers shrunk: sweep ${TIMERS.sweepMs} ms (5 s), reconcile ${TIMERS.reconcileMs} ms (60 s)`)
     if (values.runs !== undefined) {
       await randomRuns(world, report, { runs: Number(values.runs), seed, broken: values.break })
-      writeReport(values.report, report.counts)
+      writeReport(values.report, report)
       return report.end()
     }
     const only = values.only?.split(',')
@@ -111,7 +111,7 @@ async function main(): Promise<number> {
     await settled(world, report)
     await sinkCases(world, report)
     if (!only && walks.length === WALKS.length) await catalogueCase(report)
-    writeReport(values.report, report.counts)
+    writeReport(values.report, report)
     return report.end()
   } finally {
     await world.close()

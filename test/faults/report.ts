@@ -17,10 +17,18 @@ export interface Case {
   judge(): Promise<{ readonly slowestMs: number; readonly rows: number }>
 }
 
+/** In the shape of vitest's JSON reporter, so that one reader names the failures of every suite. */
+interface Failure {
+  readonly fullName: string
+  readonly status: 'failed'
+  readonly failureMessages: readonly string[]
+}
+
 export interface Report {
   readonly counts: { passed: number; failed: number; pending: number }
   /** Of the cases that came to their end. */
   readonly names: readonly string[]
+  readonly failed: readonly Failure[]
   /** Runs one case; the text that it answers is what was seen. */
   case(name: string, act: (c: Case) => Promise<string>, over?: { readonly ledger: Ledger; readonly mark: number }): Promise<void>
   /** The last line, and the code to end with. */
@@ -31,9 +39,11 @@ export function newReport(world: World): Report {
   const counts = { passed: 0, failed: 0, pending: 0 }
   const sum = { violations: 0, lost: 0, orphans: 0 }
   const names: string[] = []
+  const failed: Failure[] = []
   return {
     counts,
     names,
+    failed,
     async case(name, act, over) {
       const since = performance.now()
       const bad = { violations: [] as string[], lost: [] as string[], orphans: [] as string[] }
@@ -60,6 +70,7 @@ export function newReport(world: World): Report {
       for (const kind of ['violations', 'lost', 'orphans'] as const) sum[kind] += bad[kind].length
       const all = [...bad.violations, ...bad.lost.map(l => `LOST ${l}`), ...bad.orphans.map(o => `ORPHAN ${o}`)]
       counts[all.length === 0 ? 'passed' : 'failed']++
+      if (all.length > 0) failed.push({ fullName: name, status: 'failed', failureMessages: all })
       say(`${all.length === 0 ? 'ok  ' : 'FAIL'} ${name}${seen ? `: ${seen}` : ''} (${((performance.now() - since) / 1000).toFixed(1)} s)`)
       for (const text of all.slice(0, 12)) say(`       ${text}`)
       if (all.length > 12) say(`       and ${all.length - 12} more`)
@@ -71,6 +82,8 @@ export function newReport(world: World): Report {
   }
 }
 
-export function writeReport(path: string | undefined, counts: Report['counts']): void {
-  if (path) writeFileSync(path, JSON.stringify({ numPassedTests: counts.passed, numFailedTests: counts.failed, numPendingTests: counts.pending }))
+export function writeReport(path: string | undefined, { counts, failed }: Pick<Report, 'counts' | 'failed'>): void {
+  if (!path) return
+  const testResults = [{ name: 'test/faults', status: counts.failed > 0 ? 'failed' : 'passed', assertionResults: failed }]
+  writeFileSync(path, JSON.stringify({ numPassedTests: counts.passed, numFailedTests: counts.failed, numPendingTests: counts.pending, testResults }))
 }
