@@ -1,10 +1,11 @@
 /** Owns the bare program: it verifies the evidence, decides, signs and commits, on node:http, and does nothing else. What all our care costs is measured against it. */
-import { generateKeyPairSync, sign } from 'node:crypto'
+import { sign } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createRemoteJWKSet, jwtVerify } from 'jose'
 import pg from 'pg'
 import type { PolicyRequest } from '../src/domain/decision.js'
+import { newKeyPair } from '../src/domain/key-pair.js'
 import { cedarPolicy } from '../src/policy/cedar.js'
 
 const options = JSON.parse(readFileSync(process.argv[2] as string, 'utf8')) as {
@@ -28,7 +29,7 @@ const policy = await cedarPolicy({
   issuers: ['github'],
   log: { error: () => {}, info: () => {} },
 })
-const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+const { privateKey } = await newKeyPair('ec', { namedCurve: 'P-256' })
 const b64 = (text: string) => Buffer.from(text).toString('base64url')
 
 createServer(async (req, res) => {

@@ -226,6 +226,12 @@ export const TEXTS: readonly TextRule[] = [
     because: 'within() of domain/deadline.ts holds its timer, AbortSignal.any does not',
   },
   {
+    name: 'a key pair that may stop its process',
+    pattern: /\bgenerateKeyPairSync\b/g,
+    except: [],
+    because: 'newKeyPair() of domain/key-pair.ts: a collection while the key of its synchronous twin is exported never ends',
+  },
+  {
     name: 'decodeJwt',
     pattern: /\bdecode(?:Jwt|ProtectedHeader)\b/g,
     except: ['src/domain/jws.ts'],

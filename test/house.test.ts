@@ -58,6 +58,12 @@ describe('our house', () => {
     expect(imports.filter(i => !/^(?:examples\/|node:|curfew\/(?:guard|engine)$|express$|ioredis$|pg$)/.test(i.target))).toEqual([])
     expect(told([...longFiles(examples), ...unopened(examples), ...circularImports(examples)])).toEqual([])
   })
+  test('neither a test nor a bench nor an example stops its process by the making of a key', () => {
+    const rule = TEXTS.filter(r => r.name === 'a key pair that may stop its process')
+    const others = [...read('test', 'bench', 'examples')].filter(([file]) => !file.startsWith('test/house'))
+    expect(rule).toHaveLength(1)
+    expect(told(misplacedTexts(new Map(others), rule))).toEqual([])
+  })
   test('in production the failpoints are empty', () => {
     const text = ours.get('src/failpoint.ts') ?? ''
     expect(text).toMatch(/export async function fp\(_at: Failpoint\): Promise<void> \{\}/)
@@ -195,6 +201,7 @@ describe('the rules find what they are for', () => {
     ['a process clock', 'src/attestors/profiles/a.ts', 'const now = Date . now ()'],
     ['a process clock', 'src/engines/a.ts', 'const at = process.hrtime.bigint()'],
     ['a deadline that may never come', 'src/clients/a.ts', 'call(AbortSignal.any([signal, other]))'],
+    ['a key pair that may stop its process', 'src/cli/a.ts', "import { generateKeyPairSync } from 'node:crypto'"],
     ['decodeJwt', 'src/http/a.ts', "import { decodeJwt } from 'jose'"],
     ['decodeJwt', 'src/attestors/a.ts', 'decodeProtectedHeader(token)'],
     ['fetch', 'src/attestors/a.ts', 'const r = await fetch(url)'],

@@ -47,7 +47,7 @@ async function act(flags: Flags, io: Io): Promise<void> {
 async function ofEvidence(flags: Flags, io: Io, broker: Broker): Promise<readonly Row[]> {
   const source = await evidence(flags, io, broker)
   const [{ describe }, { stateIn }] = await Promise.all([import('./described.js'), import('./state.js')])
-  const auth = { kind: 'proof', key: stateIn(io.env).jobKey(source.job) } as const
+  const auth = { kind: 'proof', key: await stateIn(io.env).jobKey(source.job) } as const
   const ask = { source, auth, purpose: flags.purpose, labels: flags.label }
   return (await describe(broker, ask, new AbortController().signal)).capabilities
 }

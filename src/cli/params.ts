@@ -45,13 +45,13 @@ export async function additionsFor(
   const { body } = await broker.call({ method: 'GET', path: '/v1/capabilities', auth: { kind: 'holder', key: held.key, token: held.token } }, signal)
   const takes = new Map(listed(body.capabilities).map(c => [c.name, c.params ?? {}]))
   for (const name of Object.keys(given)) if (!capabilities.some(c => takes.get(c)?.[name] !== undefined)) throw usage(`none of them takes a parameter ${name}`)
-  return new Map(capabilities.map(c => [c, additions(takes.get(c) ?? {}, given)]))
+  return new Map(await Promise.all(capabilities.map(async c => [c, await additions(takes.get(c) ?? {}, given)] as const)))
 }
 
-function additions(takes: Readonly<Record<string, string>>, given: Readonly<Record<string, string>>): Additions {
+async function additions(takes: Readonly<Record<string, string>>, given: Readonly<Record<string, string>>): Promise<Additions> {
   const params = Object.fromEntries(Object.entries(given).filter(([name]) => takes[name] !== undefined))
   if (takes.public_key !== 'required' || params.public_key !== undefined) return Object.keys(params).length > 0 ? { params, kept: {} } : NOTHING
-  const { publicKey, privateKey } = newSshKey()
+  const { publicKey, privateKey } = await newSshKey()
   return { params: { ...params, public_key: publicKey }, kept: { ssh_key: privateKey } }
 }
 

@@ -1,6 +1,7 @@
 /** Owns the caller's proof of possession: one key, and a fresh DPoP proof (RFC 9449) for every attempt. */
-import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, randomUUID } from 'node:crypto'
+import { createHash, createPrivateKey, createPublicKey, type KeyObject, randomUUID } from 'node:crypto'
 import type { JWK } from 'jose'
+import { newKeyPair } from '../domain/key-pair.js'
 
 export interface ProofKey {
   /** @param url the server's configured issuer URL plus the path: neither the address we dialled nor a query (section 4.2). */
@@ -10,8 +11,8 @@ export interface ProofKey {
 }
 
 /** A key that lives as long as this process. */
-export function newProofKey(): ProofKey {
-  return proofKeyOf(generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey)
+export async function newProofKey(): Promise<ProofKey> {
+  return proofKeyOf((await newKeyPair('ec', { namedCurve: 'P-256' })).privateKey)
 }
 
 /** @throws TypeError when it is no private P-256 key. */

@@ -79,7 +79,7 @@ async function act(capabilities: readonly string[], flags: Flags, words: readonl
     async open(signal) {
       const { stateIn } = await import('./state.js')
       const { openTask } = await import('./holder.js')
-      const key = stateIn(io.env).jobKey(source.job)
+      const key = await stateIn(io.env).jobKey(source.job)
       return openTask(
         broker,
         {

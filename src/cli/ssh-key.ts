@@ -1,5 +1,6 @@
 /** Owns a key pair that lives as long as one command: Ed25519, as OpenSSH writes it (PROTOCOL.key), so that any ssh reads it. */
-import { generateKeyPairSync, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
+import { newKeyPair } from '../domain/key-pair.js'
 import { sshString, uint32 } from '../domain/ssh-wire.js'
 
 export interface SshKeyPair {
@@ -12,8 +13,8 @@ export interface SshKeyPair {
 const TYPE = 'ssh-ed25519'
 const BLOCK = 8
 
-export function newSshKey(): SshKeyPair {
-  const { x, d } = generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' })
+export async function newSshKey(): Promise<SshKeyPair> {
+  const { x, d } = (await newKeyPair('ed25519')).privateKey.export({ format: 'jwk' })
   const [point, seed] = [Buffer.from(x as string, 'base64url'), Buffer.from(d as string, 'base64url')]
   const blob = Buffer.concat([sshString(TYPE), sshString(point)])
   const check = randomBytes(4)

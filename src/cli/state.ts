@@ -32,7 +32,7 @@ export interface State {
    * The key of a CI job, by the variables that its commands share: the broker ties such evidence to the first key that it comes with
    * (security.md 4, step 8), so that every command of the job must come with the same. A new key where there is no such job.
    */
-  jobKey(job: readonly string[]): ProofKey
+  jobKey(job: readonly string[]): Promise<ProofKey>
   /** RFC 7638 thumbprints of the keys that this server has signed receipts with, as seen from here. */
   pins(server: string): readonly string[]
   pin(server: string, thumbprints: readonly string[]): void
@@ -101,7 +101,7 @@ export function stateIn(env: Readonly<Record<string, string | undefined>>): Stat
     forget: task => {
       if (TASK_ID.test(task)) rmSync(pathOf(task), { force: true })
     },
-    jobKey(job) {
+    async jobKey(job) {
       const seal = jobSeal(env, job)
       if (!seal) return newProofKey()
       for (const name of names(keys)) {
@@ -118,7 +118,7 @@ export function stateIn(env: Readonly<Record<string, string | undefined>>): Stat
       }
       const there = known()
       if (there) return there
-      const key = newProofKey()
+      const key = await newProofKey()
       // Of two commands that start at once the first wins, and the second goes on with the first one's key.
       return writePrivate(keys, name, seal.seal(key.exportPrivate()), { replace: false }) ? key : (known() ?? key)
     },

@@ -44,7 +44,7 @@ async function act(capability: string, flags: Flags, io: Io): Promise<void> {
   const source = await evidence(flags, io, broker)
   const [{ stateIn }, { advised }, holder] = await Promise.all([import('./state.js'), import('./evidence/source.js'), import('./holder.js')])
   const state = stateIn(io.env)
-  const key = state.jobKey(source.job)
+  const key = await state.jobKey(source.job)
   const lifeSeconds = flags.taskLife ?? (flags.ttl === undefined ? undefined : flags.ttl + TASK_MARGIN)
   const purpose = flags.purpose ?? `curfew token ${capability}`
   const keep = (held: Held) =>

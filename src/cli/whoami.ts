@@ -33,7 +33,7 @@ async function act(flags: Flags, io: Io): Promise<void> {
   const broker = await connect(flags, io)
   const source = await evidence(flags, io, broker)
   const [{ describe }, { stateIn }] = await Promise.all([import('./described.js'), import('./state.js')])
-  const key = stateIn(io.env).jobKey(source.job)
+  const key = await stateIn(io.env).jobKey(source.job)
   const described = await describe(broker, { source, auth: { kind: 'proof', key } }, new AbortController().signal)
   const { evidence: seen, aheadMs, uncertainMs } = described
   print.data(

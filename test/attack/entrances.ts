@@ -11,9 +11,9 @@ import { GITHUB, type House, makeHouse, ORDERS, SERVER } from '../house.js'
 import { evidenceOf, jwkOf, party, threeParties, watchOutbound } from './forge.js'
 
 export const CAPABILITY = 'demo/orders-ro'
-export const parties = threeParties()
+export const parties = await threeParties()
 export const [es, rs] = parties
-const stranger = party('ES256', 'stranger', () => es)
+const stranger = await party('ES256', 'stranger', () => es)
 const dir = mkdtempSync(join(tmpdir(), 'curfew-entrances-'))
 let requests = 0
 export const newRequest = () => `entrance-${String(++requests).padStart(6, '0')}`

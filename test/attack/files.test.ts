@@ -53,11 +53,12 @@ const stateFolder = () => join(at.home, '.local', 'state', 'curfew')
 const isOurs = (path: string) => path.startsWith(relative(at.home, stateFolder()))
 const untouched = () => expect(readFileSync(victim, 'utf8')).toBe(KEPT)
 
+const proofKey = await newProofKey()
 const kept = (task: string): KeptTask => ({
   server: at.broker.url,
   task,
   token: 'token',
-  key: newProofKey().exportPrivate(),
+  key: proofKey.exportPrivate(),
   capabilities: ['demo/orders-ro'],
   deadlineAt: new Date(Date.now() + 60_000).toISOString(),
 })
@@ -122,7 +123,7 @@ describe('H29 ids of a hostile broker', () => {
 })
 
 describe('H29 credentials of a hostile broker', () => {
-  const held = { task: { id: TASK }, token: 'token', key: newProofKey() } as unknown as Held
+  const held = { task: { id: TASK }, token: 'token', key: proofKey } as unknown as Held
   const issued = (capability: string, secret: Record<string, string>) =>
     ({ credential: { id: CREDENTIAL, capability }, secret, tokenType: null }) as unknown as Issued
   const handed = (list: readonly Issued[]) => {

@@ -1,7 +1,8 @@
 /** Owns tokens made by hand, byte for byte, as no library would make them, and the trap that sees whether anything left this process. */
-import { createHmac, generateKeyPairSync, type KeyObject, randomBytes, sign as signBytes } from 'node:crypto'
+import { createHmac, type KeyObject, randomBytes, sign as signBytes } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { type PerformanceEntry, PerformanceObserver } from 'node:perf_hooks'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import { ORDERS, SERVER } from '../house.js'
 
 export const b64 = (data: string | Buffer) => Buffer.from(data).toString('base64url')
@@ -18,19 +19,23 @@ export interface Party {
   other(): Party
 }
 
-export function party(alg: Party['alg'], name: string, other: () => Party): Party {
+export async function party(alg: Party['alg'], name: string, other: () => Party): Promise<Party> {
   const pair =
     alg === 'RS256'
-      ? generateKeyPairSync('rsa', { modulusLength: 2048 })
+      ? await newKeyPair('rsa', { modulusLength: 2048 })
       : alg === 'ES256'
-        ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
-        : generateKeyPairSync('ed25519')
+        ? await newKeyPair('ec', { namedCurve: 'P-256' })
+        : await newKeyPair('ed25519')
   return { alg, name, issuer: `https://${name}.example`, kid: `${name}-1`, other, ...pair }
 }
 
 /** Three trust issuers, one for each algorithm. */
-export function threeParties(): readonly [Party, Party, Party] {
-  const all: [Party, Party, Party] = [party('ES256', 'es', () => all[1]), party('RS256', 'rs', () => all[2]), party('EdDSA', 'ed', () => all[0])]
+export async function threeParties(): Promise<readonly [Party, Party, Party]> {
+  const all: [Party, Party, Party] = [
+    await party('ES256', 'es', () => all[1]),
+    await party('RS256', 'rs', () => all[2]),
+    await party('EdDSA', 'ed', () => all[0]),
+  ]
   return all
 }
 

@@ -1,4 +1,4 @@
-import { generateKeyPairSync, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import fc from 'fast-check'
@@ -7,6 +7,7 @@ import supertest, { type Response, type Test } from 'supertest'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { type AdmittedKey, admitKeys } from '../../src/domain/jwk.js'
 import { verifyJws } from '../../src/domain/jws.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import { SELECTOR_KINDS } from '../../src/domain/revocation.js'
 import { reloadPolicies } from '../../src/serve.js'
 import { type Caller, caller, type Held, ID_TOKEN } from '../caller.js'
@@ -180,7 +181,7 @@ describe('T47 what is kept', () => {
     await later(0)
   })
   it('imported keys that agree in half their bytes, or in a digest cut short, stay two keys', async () => {
-    const one = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+    const one = await newKeyPair('ec', { namedCurve: 'P-256' })
     const jwk = one.publicKey.export({ format: 'jwk' })
     // The point's mirror: the same x, and a private key that anybody who has the one can compute.
     const p = 2n ** 256n - 2n ** 224n + 2n ** 192n + 2n ** 96n - 1n
@@ -195,7 +196,7 @@ describe('T47 what is kept', () => {
     for (const key of [jwk, mirror, jwk, mirror]) expect(await verdict(key)).toBe(key === jwk ? 'accepted' : 'signature_invalid')
     const twins: Record<string, AdmittedKey[]> = {}
     for (let i = 0; i < 600; i++) {
-      const key = admitted(generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'jwk' }))
+      const key = admitted((await newKeyPair('ec', { namedCurve: 'P-256' })).publicKey.export({ format: 'jwk' }))
       twins[key.thumbprint.slice(0, 2)] = [...(twins[key.thumbprint.slice(0, 2)] ?? []), key]
     }
     expect(Object.values(twins).filter(same => same.length > 1).length).toBeGreaterThan(5)

@@ -1,7 +1,8 @@
-import { createHmac, generateKeyPairSync, type KeyObject, sign as signBytes } from 'node:crypto'
+import { createHmac, type KeyObject, sign as signBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { oidcAttestor } from '../../src/attestors/oidc.js'
 import { CurfewError } from '../../src/domain/errors.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import type { Attestor } from '../../src/ports.js'
 import { oidcIssuer } from '../trust-issuer.js'
 
@@ -19,13 +20,13 @@ interface Party {
   readonly publicKey: KeyObject
 }
 
-function party(alg: Party['alg'], name: string): Party {
+async function party(alg: Party['alg'], name: string): Promise<Party> {
   const pair =
     alg === 'RS256'
-      ? generateKeyPairSync('rsa', { modulusLength: 2048 })
+      ? await newKeyPair('rsa', { modulusLength: 2048 })
       : alg === 'ES256'
-        ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
-        : generateKeyPairSync('ed25519')
+        ? await newKeyPair('ec', { namedCurve: 'P-256' })
+        : await newKeyPair('ed25519')
   return { alg, issuer: `https://${name}.example`, kid: `${name}-1`, ...pair }
 }
 
@@ -45,7 +46,7 @@ const token = (p: Party, claims: object = {}, header: object = {}) => signed(p, 
 const raw = (p: Party, name: string, text: string) =>
   signed(p, JSON.stringify(headerOf(p)), JSON.stringify(claimsOf(p, { [name]: '\u0000' })).replace('"\\u0000"', text))
 
-const parties = [party('ES256', 'es'), party('RS256', 'rs'), party('EdDSA', 'ed')] as const
+const parties = [await party('ES256', 'es'), await party('RS256', 'rs'), await party('EdDSA', 'ed')] as const
 const outbound: string[] = []
 
 function attestorFor(now = NOW): Attestor {

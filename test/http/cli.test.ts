@@ -1,6 +1,5 @@
 /** The command line over the real server: the same commands as in test/unit/cli, with nothing in between faked. */
 import { spawn } from 'node:child_process'
-import { generateKeyPairSync } from 'node:crypto'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -11,6 +10,7 @@ import { registeredAttestor } from '../../src/attestors/registered.js'
 import { findEvidence } from '../../src/cli/evidence/find.js'
 import { createOutbound } from '../../src/clients/outbound.js'
 import type { TaskId } from '../../src/domain/ids.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import { introspect } from '../caller.js'
 import { EDR_SECRET, type House, LEGACY, makeHouse, SERVER } from '../house.js'
 import { ENTRY, typed, until } from '../unit/cli/desk.js'
@@ -267,7 +267,7 @@ describe('respond', () => {
   })
 
   test('a registered agent states itself as the attestor wants it; with another key it is nobody', async () => {
-    const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+    const { privateKey, publicKey } = await newKeyPair('ec', { namedCurve: 'P-256' })
     const path = join(home, 'agent.key')
     writeFileSync(path, JSON.stringify(privateKey.export({ format: 'jwk' })), { mode: 0o600 })
     const attestor = await registeredAttestor(

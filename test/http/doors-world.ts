@@ -1,5 +1,5 @@
 /** Owns one broker with all its doors open, and hands on its time: the token endpoint, AuthZEN, introspection, forward-auth and a guard for each server, over one store in memory. */
-import { createHash, generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
+import { createHash, type KeyObject, randomBytes, sign } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -14,6 +14,7 @@ import { writePolicies } from '../../src/dev/policies.js'
 import { until } from '../../src/dev/process.js'
 import { type Answer, call } from '../../src/dev/workload.js'
 import { newId } from '../../src/domain/ids.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import { newGuardKey, newOperatorToken, operatorTokenDigest } from '../../src/domain/operator-token.js'
 import { createGuard, type Guard } from '../../src/guard/guard.js'
 import { createApp } from '../../src/http/app.js'
@@ -167,8 +168,8 @@ export async function openDoors(): Promise<DoorsWorld> {
   for (const guard of guards.values()) await guard.ready({ timeoutMs: 60_000 })
   clearInterval(running)
 
-  const keys = Array.from({ length: 4 }, () => holderKey(seconds))
-  const keyOf = (ask: Ask) => keys[ask.key] as ReturnType<typeof holderKey>
+  const keys = await Promise.all(Array.from({ length: 4 }, () => holderKey(seconds)))
+  const keyOf = (ask: Ask) => keys[ask.key] as Awaited<ReturnType<typeof holderKey>>
   const audienceOf = (held: Held) => CAPABILITIES[held.ask.capability].audience
   const word = ({ status, body }: Answer): Word => ({ yes: status < 300, why: `${status} ${body?.reason ?? ''}` })
   const shown = (held: Held, method: string, htu: string): Record<string, string> =>
@@ -356,8 +357,8 @@ const formerOf = ({ repository, ref, event }: Evidence) => ({
 })
 
 /** A proof key; RFC 9449 by node's own functions. */
-function holderKey(seconds: () => number) {
-  const { privateKey, publicKey }: { privateKey: KeyObject; publicKey: KeyObject } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+async function holderKey(seconds: () => number) {
+  const { privateKey, publicKey }: { privateKey: KeyObject; publicKey: KeyObject } = await newKeyPair('ec', { namedCurve: 'P-256' })
   const jwk = publicKey.export({ format: 'jwk' })
   const encode = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
   return {

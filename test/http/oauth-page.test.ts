@@ -1,12 +1,12 @@
 /** Owns that the client of docs/oauth.md is one: its lines are run as they stand, by a process of their own, over TLS, for every grant. */
 import { execFile, execFileSync } from 'node:child_process'
-import { generateKeyPairSync } from 'node:crypto'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:https'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { freePort } from '../../src/dev/ports.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import { introspect } from '../caller.js'
 import { GITHUB_ISSUER, type House, type KeyedIssuer, keyedIssuer, makeHouse } from '../house.js'
 import { blocksOf } from '../pages.js'
@@ -33,7 +33,7 @@ beforeAll(async () => {
   execFileSync('openssl', [...newKey, ...days], { stdio: 'pipe' })
   mesh = await keyedIssuer('ES256', 'mesh-1')
   writeFileSync(at('mesh.json'), JSON.stringify({ keys: [{ ...mesh.jwk, alg: undefined, use: 'jwt-svid' }] }))
-  const agent = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const agent = await newKeyPair('ec', { namedCurve: 'P-256' })
   agentKey = agent.privateKey.export({ format: 'pem', type: 'pkcs8' }) as string
 
   const port = await freePort()

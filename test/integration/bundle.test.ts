@@ -122,14 +122,16 @@ describe.skipIf(absent !== null)(`a bundle by the real Vault, at the real Postgr
     return [...roles, ...leases, ...tokens.flatMap(meta => (meta?.curfew ? [`token of ${meta.credential_id}`] : [])), ...certificates]
   }
 
-  const bundle = (...names: readonly string[]) =>
-    ci.as(held, 'post', `/v1/tasks/${held.task}/credentials`, {
+  const bundle = async (...names: readonly string[]) => {
+    const { publicKey } = await newSshKey()
+    return ci.as(held, 'post', `/v1/tasks/${held.task}/credentials`, {
       capabilities: names.map(capability => ({
         capability,
         ttl_seconds: 600,
-        ...(capability === SSH ? { params: { public_key: newSshKey().publicKey } } : {}),
+        ...(capability === SSH ? { params: { public_key: publicKey } } : {}),
       })),
     })
+  }
   const rows = () => house.app.store.credentials.list({ task: held.task as never, limit: 99 })
 
   /** No sweep and no reconcile, which would clean up for a walk that does not clean up itself. */

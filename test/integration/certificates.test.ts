@@ -1,6 +1,6 @@
 /** Certificates by the real Vault: made, used, revoked and found in the list that their issuer signed; nothing without a lease. */
 import { execFileSync } from 'node:child_process'
-import { createPrivateKey, generateKeyPairSync, X509Certificate } from 'node:crypto'
+import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,6 +9,7 @@ import { createVault } from '../../src/clients/vault.js'
 import { isAbsent } from '../../src/dev/find.js'
 import { startVault, type Vault } from '../../src/dev/vault.js'
 import { setUpVault } from '../../src/dev/vault-setup.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import { Secret } from '../../src/domain/secret.js'
 import { PKI_PARAMETERS, vaultPkiEngine } from '../../src/engines/vault-pki.js'
 import { readRevocationList, serialOf } from '../../src/engines/x509.js'
@@ -86,8 +87,8 @@ describe.skipIf(absent !== null)(`certificates by the real Vault${absent ? ` (sk
   }
   const ca = async () => (await fetch(`${at().address}/v1/pki/ca/pem`)).text()
   /** A certificate request by openssl itself, for a key of the caller's own. */
-  function request(subject = '/CN=whatever', more: string[] = []): string {
-    writeFileSync(join(dir, 'key.pem'), generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'pem', type: 'pkcs8' }))
+  async function request(subject = '/CN=whatever', more: string[] = []): Promise<string> {
+    writeFileSync(join(dir, 'key.pem'), (await newKeyPair('ec', { namedCurve: 'P-256' })).privateKey.export({ format: 'pem', type: 'pkcs8' }))
     return execFileSync('openssl', ['req', '-new', '-key', join(dir, 'key.pem'), '-subj', subject, ...more], { encoding: 'utf8' })
   }
   /** `openssl verify` with the list of the moment: what any verifier that checks revocation does. */
@@ -152,7 +153,15 @@ describe.skipIf(absent !== null)(`certificates by the real Vault${absent ? ` (sk
     // Not as we make them: a token without our marks, as an accident or another's script would leave it.
     const { body } = await root('POST', 'auth/token/create', { policies: [policy], ttl: '900s', no_parent: true })
     const token = Secret.token(body.auth.client_token as string)
-    const ask = { mount: 'pki', role: 'workload', csr: act === 'sign' ? request() : null, commonName: 'crd-stray', dnsNames: [], uris: [], ttlSeconds: 600 }
+    const ask = {
+      mount: 'pki',
+      role: 'workload',
+      csr: act === 'sign' ? await request() : null,
+      commonName: 'crd-stray',
+      dnsNames: [],
+      uris: [],
+      ttlSeconds: 600,
+    }
     const { certificate } = await issuer.issueCertificate(ask, token, signal)
     await issuer.close()
     expect(await opensslVerify(certificate)).toContain(': OK')
@@ -163,7 +172,7 @@ describe.skipIf(absent !== null)(`certificates by the real Vault${absent ? ` (sk
   })
 
   it('the key stays with the caller who sends a certificate request, and its names are not taken over', async () => {
-    const csr = request('/CN=admin.orders.example/O=Admins', ['-addext', 'subjectAltName=DNS:admin.orders.example'])
+    const csr = await request('/CN=admin.orders.example/O=Admins', ['-addext', 'subjectAltName=DNS:admin.orders.example'])
     const { id, secret, held } = await made('tls/own-key', { params: { csr } })
     expect(Object.keys(secret).sort()).toEqual(['ca_chain', 'certificate'])
     const x509 = new X509Certificate(secret.certificate as string)
@@ -174,8 +183,8 @@ describe.skipIf(absent !== null)(`certificates by the real Vault${absent ? ` (sk
   })
 
   it('T67 a request that is none, is signed by another key, or is more than one is refused before anything is made', async () => {
-    const csr = request()
-    const other = request()
+    const csr = await request()
+    const other = await request()
     const bytes = Buffer.from(csr.replace(/-----[^-]+-----|\n/g, ''), 'base64')
     bytes[bytes.length - 5] = (bytes[bytes.length - 5] as number) ^ 1
     const pem = (der: Buffer) => `-----BEGIN CERTIFICATE REQUEST-----\n${der.toString('base64')}\n-----END CERTIFICATE REQUEST-----\n`
@@ -206,7 +215,7 @@ describe.skipIf(absent !== null)(`certificates by the real Vault${absent ? ` (sk
 
   it('a role that takes over the names of a request is found out, and what it made is revoked', async () => {
     const held = await open('tls/csr-names')
-    const csr = request('/CN=x', ['-addext', 'subjectAltName=DNS:admin.example'])
+    const csr = await request('/CN=x', ['-addext', 'subjectAltName=DNS:admin.example'])
     const answer = await ci.credential(held, 'tls/csr-names', { params: { csr } })
     expect(answer).toMatchObject({ status: 502, body: { code: 'engine_failed', reason: 'names_differ' } })
     await expectNothingLeft('tls/csr-names')

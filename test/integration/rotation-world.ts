@@ -1,6 +1,6 @@
 /** Owns a deployment whose keys are changed while it is used: two brokers over one PostgreSQL and one Redis, and clients that keep a ledger of their own. */
 import { execFile } from 'node:child_process'
-import { createHash, generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
+import { createHash, type KeyObject, randomBytes, sign } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -12,6 +12,7 @@ import { ciRule, writePolicies } from '../../src/dev/policies.js'
 import { freePort } from '../../src/dev/ports.js'
 import { startProcess } from '../../src/dev/process.js'
 import { call } from '../../src/dev/workload.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import { Secret } from '../../src/domain/secret.js'
 import { createGuard } from '../../src/guard/guard.js'
 import { MIGRATIONS, migrate, readMigrations } from '../../src/store/migrate.js'
@@ -205,7 +206,7 @@ interface Holder {
 
 /** A task's holder, who signs with node's own functions: the load must not be what limits it. */
 async function holder(server: string, evidence: () => Promise<string>): Promise<Holder> {
-  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const { privateKey, publicKey } = await newKeyPair('ec', { namedCurve: 'P-256' })
   const jwk = publicKey.export({ format: 'jwk' }) as JWK
   await calculateJwkThumbprint(jwk)
   const proof: Holder['proof'] = (method, url, token) => proofBy(privateKey, jwk, method, url, token)

@@ -142,7 +142,7 @@ ${shown.replace('/etc/ssh/curfew-ca.pub', join(dir, 'ca.pub')).replace('/etc/ssh
   }
   async function made(name = 'ssh/login', ttl = 600): Promise<Login> {
     const held = await ci.opened({ capabilities: [name] })
-    const { publicKey, privateKey } = newSshKey()
+    const { publicKey, privateKey } = await newSshKey()
     const answer = await ci.credential(held, name, { ttl_seconds: ttl, params: { public_key: publicKey } })
     if (answer.status !== 201) throw new Error(JSON.stringify(answer.body))
     const certificate = answer.body.secret.ssh_certificate as string
@@ -186,7 +186,7 @@ ${shown.replace('/etc/ssh/curfew-ca.pub', join(dir, 'ca.pub')).replace('/etc/ssh
     expect(login((await made('ssh/id')).key, 'id -u')).toEqual({ code: 0, out: 'only this' })
     // The twin: for another account, and without its certificate.
     expect(login((await made('ssh/other')).key)).toEqual(SHUT)
-    expect(login(keyFile(newSshKey().privateKey, ''))).toEqual(SHUT)
+    expect(login(keyFile((await newSshKey()).privateKey, ''))).toEqual(SHUT)
   })
 
   it('sshd refuses it after its end, and the row is dead by then and no sooner', async () => {
@@ -258,7 +258,7 @@ ${shown.replace('/etc/ssh/curfew-ca.pub', join(dir, 'ca.pub')).replace('/etc/ssh
     ['ssh/wider', 'names_differ'],
   ])('%s: what its role makes otherwise than granted is not handed over, and leaves nothing', async (name, reason) => {
     const held = await ci.opened({ capabilities: [name] })
-    const answer = await ci.credential(held, name, { params: { public_key: newSshKey().publicKey } })
+    const answer = await ci.credential(held, name, { params: { public_key: (await newSshKey()).publicKey } })
     expect(answer).toMatchObject({ status: 502, body: { code: 'engine_failed', reason } })
     expect(answer.body.secret).toBeUndefined()
     await expectNothingLeft(name)
@@ -266,7 +266,7 @@ ${shown.replace('/etc/ssh/curfew-ca.pub', join(dir, 'ca.pub')).replace('/etc/ssh
 
   it('what Vault refuses to sign leaves nothing, and is dead at once: nobody was given it', async () => {
     const held = await ci.opened({ capabilities: ['ssh/nobody'] })
-    expect(await ci.credential(held, 'ssh/nobody', { params: { public_key: newSshKey().publicKey } })).toMatchObject({
+    expect(await ci.credential(held, 'ssh/nobody', { params: { public_key: (await newSshKey()).publicKey } })).toMatchObject({
       status: 502,
       body: { reason: 'vault_refused' },
     })
@@ -283,7 +283,12 @@ ${shown.replace('/etc/ssh/curfew-ca.pub', join(dir, 'ca.pub')).replace('/etc/ssh
 
   it('T67 a key that is none is refused before anything is made', async () => {
     const held = await ci.opened({ capabilities: ['ssh/login'] })
-    for (const public_key of ['no key', 'ssh-ed25519 AAAA', `command="id" ${newSshKey().publicKey}`, `${newSshKey().publicKey}\n${newSshKey().publicKey}`])
+    for (const public_key of [
+      'no key',
+      'ssh-ed25519 AAAA',
+      `command="id" ${(await newSshKey()).publicKey}`,
+      `${(await newSshKey()).publicKey}\n${(await newSshKey()).publicKey}`,
+    ])
       expect(await ci.credential(held, 'ssh/login', { params: { public_key } })).toMatchObject({
         status: 400,
         body: { code: 'malformed', field: 'params.public_key' },
@@ -305,7 +310,7 @@ ${shown.replace('/etc/ssh/curfew-ca.pub', join(dir, 'ca.pub')).replace('/etc/ssh
     const identity = (name: string) => ({ method: 'approle' as const, mount: 'approle', roleId: `curfew-${name}`, secretId: Secret.token(secretId(name)) })
     const config = { address: proxy.address, tokenRole: 'curfew', issuer: identity('issuer'), revoker: identity('revoker') }
     const [issuer, revoker] = [createVault(config, 'issuer', { log: { warn: () => {} } }), createVault(config, 'revoker', { log: { warn: () => {} } })]
-    const { publicKey, privateKey } = newSshKey()
+    const { publicKey, privateKey } = await newSshKey()
     let ahead = 0
     const now = () => new Date(Date.now() + ahead * 1000)
     const parameters = { role: 'login', policy: 'curfew-cap-login', principals: [user] }

@@ -1,13 +1,16 @@
-import { createHash, generateKeyPairSync, type KeyObject, sign as signBytes } from 'node:crypto'
+import { createHash, type KeyObject, sign as signBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { type ProofExpectation, verifyProof } from '../../src/domain/dpop.js'
 import { NONCE_SECONDS } from '../../src/domain/dpop-nonce.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 
 const NOW = 1_790_000_000
 const URL_ = 'https://curfew.example/v1/tasks'
 const b64 = (data: string | Buffer) => Buffer.from(data).toString('base64url')
-const ec = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 })
+const ec = await newKeyPair('ec', { namedCurve: 'P-256' })
+const rsa = await newKeyPair('rsa', { modulusLength: 2048 })
+const other = await newKeyPair('ec', { namedCurve: 'P-256' })
+const weak = await newKeyPair('rsa', { modulusLength: 1024 })
 const jwkOf = (key: KeyObject) => key.export({ format: 'jwk' })
 
 function proof(claims: object = {}, header: object = {}, pair: { publicKey: KeyObject; privateKey: KeyObject } = ec): string {
@@ -42,11 +45,11 @@ describe('a proof of possession', () => {
   it.each([
     ['T41 a private key in the header', proof({}, { jwk: jwkOf(ec.privateKey) }), 'key_private'],
     ['T41 a symmetric key', proof({}, { jwk: { kty: 'oct', k: 'AAAA' } }), 'key_symmetric'],
-    ["T41 another's key", proof({}, { jwk: jwkOf(generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey) }), 'signature_invalid'],
+    ["T41 another's key", proof({}, { jwk: jwkOf(other.publicKey) }), 'signature_invalid'],
     ['T41 no key', proof({}, { jwk: undefined }), 'jwk_missing'],
     ['T41 a key that is text', proof({}, { jwk: 'key' }), 'jwk_missing'],
     ['T41 a list of keys', proof({}, { jwk: [jwkOf(ec.publicKey)] }), 'jwk_refused'],
-    ['T41 a weak key', proof({}, { jwk: jwkOf(generateKeyPairSync('rsa', { modulusLength: 1024 }).publicKey) }), 'key_weak'],
+    ['T41 a weak key', proof({}, { jwk: jwkOf(weak.publicKey) }), 'key_weak'],
     ['T41 no algorithm', proof({}, { alg: 'none' }), 'algorithm_refused'],
     ['T41 an algorithm that the key is not for', proof({}, { alg: 'RS256' }), 'algorithm_refused'],
     ['T41 the type of another class', proof({}, { typ: 'at+jwt' }), 'type_refused'],

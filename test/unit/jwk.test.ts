@@ -1,13 +1,14 @@
-import { generateKeyPairSync, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import type { JWK } from 'jose'
 import { describe, expect, it } from 'vitest'
 import { admitKeys, isRoca, type KeyRules, thumbprint } from '../../src/domain/jwk.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 
 const SIG: KeyRules = { use: 'sig', algs: ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'] }
 const jwk = (key: { export(o: { format: 'jwk' }): unknown }, more: object = {}) => ({ ...(key.export({ format: 'jwk' }) as JWK), ...more }) as JWK
-const ec = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 })
-const ed = generateKeyPairSync('ed25519')
+const ec = await newKeyPair('ec', { namedCurve: 'P-256' })
+const rsa = await newKeyPair('rsa', { modulusLength: 2048 })
+const ed = await newKeyPair('ed25519')
 const fake = (bits: number, even = false) => {
   const n = randomBytes(bits / 8)
   n[0] = (n[0] as number) | 0x80
@@ -98,7 +99,7 @@ describe('keys of a set', () => {
   it('T47 an imported key is found again by its whole thumbprint and its algorithm, never by its name', async () => {
     const one = admitKeys({ keys: [jwk(rsa.publicKey, { kid: 'same' })] }, SIG)[0]
     const again = admitKeys({ keys: [jwk(rsa.publicKey, { kid: 'other' })] }, SIG)[0]
-    const stranger = admitKeys({ keys: [jwk(generateKeyPairSync('rsa', { modulusLength: 2048 }).publicKey, { kid: 'same' })] }, SIG)[0]
+    const stranger = admitKeys({ keys: [jwk((await newKeyPair('rsa', { modulusLength: 2048 })).publicKey, { kid: 'same' })] }, SIG)[0]
     expect(await again?.verifier('RS256')).toBe(await one?.verifier('RS256'))
     expect(await stranger?.verifier('RS256')).not.toBe(await one?.verifier('RS256'))
     expect(await one?.verifier('PS256')).not.toBe(await one?.verifier('RS256'))

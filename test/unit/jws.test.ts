@@ -1,8 +1,9 @@
-import { generateKeyPairSync, sign as signBytes } from 'node:crypto'
+import { sign as signBytes } from 'node:crypto'
 import type { JWTPayload } from 'jose'
 import { describe, expect, it } from 'vitest'
 import { admitKeys } from '../../src/domain/jwk.js'
 import { checkAudience, checkTimes, inspect, textClaim, verifyJws } from '../../src/domain/jws.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 
 const NOW = 1_790_000_000
 const b64 = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
@@ -15,8 +16,8 @@ const reasonOf = async (act: () => unknown) => {
   }
 }
 
-const ec = generateKeyPairSync('ec', { namedCurve: 'P-256' })
-const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 })
+const ec = await newKeyPair('ec', { namedCurve: 'P-256' })
+const rsa = await newKeyPair('rsa', { modulusLength: 2048 })
 const keyOf = (pair: typeof ec, algs: string[], more = {}) => {
   const [key] = admitKeys({ keys: [{ ...pair.publicKey.export({ format: 'jwk' }), ...more }] }, { use: 'sig', algs })
   if (!key) throw new Error('not admitted')

@@ -1,13 +1,13 @@
-import { generateKeyPairSync } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { issuerKeys, type KeySourceAnswer } from '../../src/attestors/keys.js'
 import { CurfewError } from '../../src/domain/errors.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 
 /** What a stream of requests, one after the other, costs a source that is well, slow or down. */
 
-const key = (kid: string) => ({ ...generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'jwk' }), kid })
-const A = key('a')
-const B = key('b')
+const key = async (kid: string) => ({ ...(await newKeyPair('ec', { namedCurve: 'P-256' })).publicKey.export({ format: 'jwk' }), kid })
+const A = await key('a')
+const B = await key('b')
 const never = new AbortController().signal
 
 function bench(answer: () => Promise<KeySourceAnswer>, emptyRevokes = false) {
@@ -96,7 +96,7 @@ describe('the keys of a trust issuer, asked for one after the other', () => {
   it('H15 a key swapped under a known name is never handed out, and is told with the name; the twin is a new name', async () => {
     const { state, find } = bench(set(A))
     const good = await find('a')
-    const swapped = key('a')
+    const swapped = await key('a')
     state.answer = set(swapped, B)
     state.now += 301_000
     expect(await find('a')).toBe(good)

@@ -1,4 +1,4 @@
-import { generateKeyPairSync, type KeyObject, sign as signBytes } from 'node:crypto'
+import { type KeyObject, sign as signBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { oidcAttestor } from '../../src/attestors/oidc.js'
 import { text } from '../../src/attestors/profiles/profile.js'
@@ -6,6 +6,7 @@ import { clientId, registeredAttestor } from '../../src/attestors/registered.js'
 import { spiffeAttestor } from '../../src/attestors/spiffe.js'
 import type { OidcIssuerConfig, SpiffeIssuerConfig } from '../../src/config-schema.js'
 import { CurfewError } from '../../src/domain/errors.js'
+import { newKeyPair } from '../../src/domain/key-pair.js'
 import type { Attestor } from '../../src/ports.js'
 import { oidcIssuer } from '../trust-issuer.js'
 
@@ -13,9 +14,9 @@ import { oidcIssuer } from '../trust-issuer.js'
 
 const SERVER = 'https://curfew.example'
 const NOW = 1_790_000_000
-const key = () => generateKeyPairSync('ec', { namedCurve: 'P-256' })
-const one = key()
-const two = key()
+const key = () => newKeyPair('ec', { namedCurve: 'P-256' })
+const one = await key()
+const two = await key()
 const jwk = (pair: { publicKey: KeyObject }, more: object = {}) => ({ ...pair.publicKey.export({ format: 'jwk' }), ...more })
 const b64 = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
 function mint(header: object, claims: object, pair = one): string {

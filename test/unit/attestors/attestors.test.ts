@@ -1,4 +1,4 @@
-import { generateKeyPairSync, type KeyObject, sign as signBytes } from 'node:crypto'
+import { type KeyObject, sign as signBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -7,6 +7,7 @@ import { clientId, registeredAttestor } from '../../../src/attestors/registered.
 import { parseSpiffeId, spiffeAttestor } from '../../../src/attestors/spiffe.js'
 import type { OidcIssuerConfig, RegisteredIssuerConfig, SpiffeIssuerConfig } from '../../../src/config-schema.js'
 import { CurfewError } from '../../../src/domain/errors.js'
+import { newKeyPair } from '../../../src/domain/key-pair.js'
 import type { Attestation } from '../../../src/domain/workload.js'
 import type { Attestor } from '../../../src/ports.js'
 import { oidcIssuer } from '../../trust-issuer.js'
@@ -16,7 +17,7 @@ const SERVER = 'https://curfew.example'
 const GITHUB = 'https://token.actions.githubusercontent.com'
 const NOW = 1_790_000_000
 
-const pair = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+const pair = await newKeyPair('ec', { namedCurve: 'P-256' })
 const jwkOf = (key: KeyObject, more: object = {}) => ({ ...key.export({ format: 'jwk' }), ...more })
 const b64 = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
 function mint(header: object, claims: object, key = pair.privateKey): string {
@@ -370,7 +371,7 @@ describe('assertions of registered agents', () => {
     expect(await ask({ iat: undefined })).toBe('claim_missing iat')
     expect(await ask({ exp: NOW + 301 })).toBe('life_too_long exp')
     expect(await ask({}, { typ: 'at+jwt' })).toBe('type_refused')
-    expect(await ask({}, {}, generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey)).toBe('signature_invalid')
+    expect(await ask({}, {}, (await newKeyPair('ec', { namedCurve: 'P-256' })).privateKey)).toBe('signature_invalid')
   })
   it('a key that cannot be used is named at start: private, missing, malformed, off its curve', async () => {
     const start = (key: RegisteredIssuerConfig['agents'][number]['key']) => registeredAttestor([config(key)], deps)

@@ -1,5 +1,5 @@
 /** What the CI providers say of a job, as their documentation prints it: who it is, what policy is told, how its run is called. */
-import { generateKeyPairSync, sign as signBytes } from 'node:crypto'
+import { sign as signBytes } from 'node:crypto'
 import type { JWTPayload } from 'jose'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { oidcAttestor } from '../../../src/attestors/oidc.js'
@@ -8,13 +8,14 @@ import type { OidcIssuerConfig } from '../../../src/config-schema.js'
 import { CI_PROVIDERS, type CiProvider, ciClaims } from '../../../src/dev/ci-tokens.js'
 import { type DevIssuer, startIssuer } from '../../../src/dev/issuer.js'
 import { CurfewError } from '../../../src/domain/errors.js'
+import { newKeyPair } from '../../../src/domain/key-pair.js'
 import type { Attestation } from '../../../src/domain/workload.js'
 import { ISSUERS } from '../../providers.js'
 import { oidcIssuer } from '../../trust-issuer.js'
 
 const SERVER = 'https://curfew.example'
 const NOW = 1_790_000_000
-const { publicKey, privateKey } = generateKeyPairSync('rsa', { modulusLength: 2_048 })
+const { publicKey, privateKey } = await newKeyPair('rsa', { modulusLength: 2_048 })
 const jwks = JSON.stringify({ keys: [{ ...publicKey.export({ format: 'jwk' }), kid: 'k', alg: 'RS256', use: 'sig' }] })
 const b64 = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
 

@@ -1,15 +1,15 @@
-import { generateKeyPairSync } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { issuerKeys, type KeySource, type KeySourceAnswer } from '../../../src/attestors/keys.js'
 import { CurfewError } from '../../../src/domain/errors.js'
+import { newKeyPair } from '../../../src/domain/key-pair.js'
 
-const make = (kid: string, more: object = {}) => ({
-  ...generateKeyPairSync('ec', { namedCurve: 'P-256' }).publicKey.export({ format: 'jwk' }),
+const make = async (kid: string, more: object = {}) => ({
+  ...(await newKeyPair('ec', { namedCurve: 'P-256' })).publicKey.export({ format: 'jwk' }),
   kid,
   ...more,
 })
-const A = make('a')
-const B = make('b')
+const A = await make('a')
+const B = await make('b')
 const DOWN = () => Promise.reject(new CurfewError('unavailable', 'down', { reason: 'status_unexpected' }))
 
 /** A source with hands on its answer, its clock and its count. */
@@ -111,7 +111,7 @@ describe("a trust issuer's keys", () => {
     state.answer = async () => ({ set: { keys: [A] } })
     state.now += 301_000
     expect(await find('b')).toBe('attestation_refused key_unknown')
-    state.answer = async () => ({ set: { keys: [make('a')] } })
+    state.answer = async () => ({ set: { keys: [await make('a')] } })
     state.now += 301_000
     expect(await find('a')).toBe('a')
     expect(state.alarms).toContainEqual('error a trust issuer published another key under a known kid; the set is refused')

@@ -1,5 +1,5 @@
 /** `token`, `why`, `complete`: getting a token and giving it back. */
-import { createPublicKey, generateKeyPairSync } from 'node:crypto'
+import { createPublicKey } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { decodeJwt, decodeProtectedHeader, jwtVerify } from 'jose'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { findEvidence } from '../../../src/cli/evidence/find.js'
+import { newKeyPair } from '../../../src/domain/key-pair.js'
 import { type Desk, desk } from './desk.js'
 
 let at: Desk
@@ -276,10 +277,10 @@ describe('evidence', () => {
   ] as const)('a registered agent states itself with its %s key', async (kind, alg, form) => {
     const { privateKey } =
       kind === 'ec'
-        ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
+        ? await newKeyPair('ec', { namedCurve: 'P-256' })
         : kind === 'rsa'
-          ? generateKeyPairSync('rsa', { modulusLength: 2048 })
-          : generateKeyPairSync('ed25519')
+          ? await newKeyPair('rsa', { modulusLength: 2048 })
+          : await newKeyPair('ed25519')
     const path = join(at.home, 'agent.key')
     writeFileSync(path, form === 'jwk' ? JSON.stringify(privateKey.export({ format: 'jwk' })) : privateKey.export({ format: 'pem', type: 'pkcs8' }), {
       mode: 0o600,
@@ -305,7 +306,7 @@ describe('evidence', () => {
   })
 
   test('what `curfew dev` left makes a second terminal ready: its agent, for its broker only', async () => {
-    const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+    const { privateKey } = await newKeyPair('ec', { namedCurve: 'P-256' })
     writeFileSync(join(at.home, 'dev.key'), JSON.stringify(privateKey.export({ format: 'jwk' })), { mode: 0o600 })
     mkdirSync(join(at.home, '.config', 'curfew'), { recursive: true })
     const dev = { url: at.broker.url, operatorToken: at.broker.operatorToken, agent: 'dev/you', agentKeyFile: join(at.home, 'dev.key') }
