@@ -11,10 +11,20 @@ const alias = {
 /** The models stop a verb at its failpoints, in the process that tests it. */
 const armed = { '#failpoint': new URL('./test/models/failpoint.ts', import.meta.url).pathname }
 
-/** One project a suite, so that each can be run, counted and reported alone. */
+/** One project a suite, so that each can be run, counted and reported alone. A test that hangs is ended; how long one takes is nothing that a test says. */
 const suite = (name: string, include: string[], extra: Record<string, unknown> = {}, at = alias) => ({
   resolve: { alias: at },
-  test: { name, include, setupFiles: ['test/witness-setup.ts'], environment: 'node' as const, testTimeout: 20_000, hookTimeout: 60_000, ...extra },
+  test: {
+    name,
+    include,
+    setupFiles: ['test/witness-setup.ts'],
+    environment: 'node' as const,
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
+    // What must come is waited for as long as a crowded machine may take; by itself vitest gives up after a second.
+    expect: { poll: { timeout: 15_000 } },
+    ...extra,
+  },
 })
 
 export default defineConfig({
@@ -33,8 +43,8 @@ export default defineConfig({
       suite('integration', ['test/integration/**/*.test.ts'], {
         testTimeout: 120_000,
         hookTimeout: 180_000,
-        fileParallelism: false,
-        maxWorkers: 1,
+        // After the others, for they keep the processors busy, and these start processes of their own, which mostly wait.
+        maxWorkers: 2,
         sequence: { groupOrder: 1 },
       }),
     ],

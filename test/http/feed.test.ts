@@ -86,7 +86,7 @@ const revoke = async (selector: object) =>
     receipt: string
   }
 
-const until = (what: () => boolean) => expect.poll(what, { timeout: 5_000, interval: 10 }).toBe(true)
+const until = (what: () => boolean) => expect.poll(what, { timeout: 20_000, interval: 10 }).toBe(true)
 
 describe('GET /v1/feed', () => {
   it('sends what stands, says that it is ready, and then each act as it comes, in order', async () => {
@@ -245,7 +245,7 @@ describe('acknowledgements', () => {
     await until(() => f.named('ready').length === 1)
     const gone = await supertest(house.http).delete(`/v1/guards/${added.body.guard.id}`).set('Authorization', `Bearer ${admin}`)
     expect(gone.body.guard.disabled_at).toEqual(expect.any(String))
-    await expect.poll(() => f.isEnded(), { timeout: 8_000 }).toBe(true)
+    await expect.poll(() => f.isEnded(), { timeout: 20_000 }).toBe(true)
     const again = follow({ Authorization: `Bearer ${added.body.key}` })
     expect(await again.status).toBe(401)
     expect((await supertest(house.http).post('/v1/guards').set('Authorization', `Bearer ${responder}`).send({ name: 'x' })).status).toBe(403)

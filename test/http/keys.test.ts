@@ -143,7 +143,7 @@ describe('a stolen signing key', () => {
     isBlind = false
     const next = await issued()
     expect(kidOf(next)).not.toBe(kidOf(token))
-    await expect.poll(() => guarded(next), { timeout: 5_000, interval: 200 }).toBe('passes')
+    await expect.poll(() => guarded(next), { timeout: 20_000, interval: 200 }).toBe('passes')
     expect([await guarded(forged.token), await guarded(token)]).toEqual(['key_unknown', 'key_unknown'])
   })
 })

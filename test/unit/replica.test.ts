@@ -112,7 +112,7 @@ afterEach(async () => {
 const turns = async (n: number) => {
   for (let i = 0; i < n; i++) await new Promise(setImmediate)
 }
-const until = (what: () => boolean) => vi.waitFor(() => expect(what()).toBe(true), { timeout: 3_000, interval: 5 })
+const until = (what: () => boolean) => vi.waitFor(() => expect(what()).toBe(true), { timeout: 15_000, interval: 5 })
 
 it('what stands and what follows are the log, whoever joins, leaves and comes back when', async () => {
   const step = fc.oneof(
