@@ -81,7 +81,7 @@ export interface CredentialEngine {
 
 /** What exists upstream under our name, for reconcile: by metadata or by lease, with its age. */
 export interface UpstreamThing {
-  readonly kind: 'accessor' | 'lease' | 'role'
+  readonly kind: 'accessor' | 'lease'
   readonly ref: string
   readonly credential: CredentialId | null
   readonly ageSeconds: number

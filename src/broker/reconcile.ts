@@ -47,7 +47,7 @@ async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: 
 }
 
 async function closeLost(deps: BrokerDeps, source: Reconcilable, upstream: readonly UpstreamThing[], signal: AbortSignal): Promise<void> {
-  const seen = new Set(upstream.filter(t => t.kind !== 'role').map(t => t.credential))
+  const seen = new Set(upstream.map(t => t.credential))
   const settledBefore = deps.store.clock.now().getTime() - SETTLED_SECONDS * 1000
   for (const engine of source.engines) {
     let after: CredentialId | undefined

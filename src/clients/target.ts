@@ -9,8 +9,9 @@ export interface Target {
   noLogin(role: string): Promise<void>
   /** Ends every session of that user until there is none; answers how many were ended. */
   endSessions(oid: number, signal: AbortSignal): Promise<number>
+  /** Ends a user that nobody else will: no login, then no session, then gone; fails after the first two when something was granted to it itself. */
+  drop(role: string, signal: AbortSignal): Promise<void>
   look(role: string, oid: number | null): Promise<{ role: boolean; sessions: number }>
-  roles(pattern: string): Promise<readonly string[]>
   close(): Promise<void>
 }
 
@@ -39,32 +40,44 @@ export function createTarget(url: Secret): Target {
   const sessions = async (oid: number) =>
     Number((await query<{ n: string }>('select count(*) as n from pg_stat_activity where usesysid = $1::oid', [oid]))[0]?.n ?? 0)
 
+  const oidOf = async (role: string) => {
+    const [found] = await query<{ oid: string }>('select oid::int8 as oid from pg_roles where rolname = $1', [role])
+    return found ? Number(found.oid) : null
+  }
+  /** A name cannot be a parameter; quoting is the database's own. @param format of PostgreSQL, its first argument the user. */
+  async function onRole(format: string, role: string): Promise<void> {
+    const [made] = await query<{ statement: string }>('select format($2, rolname) as statement from pg_roles where rolname = $1', [role, format])
+    if (made) await query(made.statement)
+  }
+  async function endSessions(oid: number, signal: AbortSignal): Promise<number> {
+    let ended = 0
+    for (let round = 0; round < ROUNDS && !signal.aborted; round++) {
+      const rows = await query<{ ok: boolean }>('select pg_terminate_backend(pid) as ok from pg_stat_activity where usesysid = $1::oid', [oid])
+      if (rows.length === 0) return ended
+      ended += rows.length
+      await new Promise(resolve => setTimeout(resolve, 20))
+    }
+    return ended
+  }
+
   return {
-    async oidOf(role) {
-      const [found] = await query<{ oid: string }>('select oid::int8 as oid from pg_roles where rolname = $1', [role])
-      return found ? Number(found.oid) : null
-    },
-    async noLogin(role) {
-      // A name cannot be a parameter; quoting is the database's own.
-      const [made] = await query<{ statement: string }>(`select format('alter role %I nologin', rolname) as statement from pg_roles where rolname = $1`, [role])
-      if (made) await query(made.statement)
-    },
-    async endSessions(oid, signal) {
-      let ended = 0
-      for (let round = 0; round < ROUNDS && !signal.aborted; round++) {
-        const rows = await query<{ ok: boolean }>('select pg_terminate_backend(pid) as ok from pg_stat_activity where usesysid = $1::oid', [oid])
-        if (rows.length === 0) return ended
-        ended += rows.length
-        await new Promise(resolve => setTimeout(resolve, 20))
+    oidOf,
+    noLogin: role => onRole('alter role %1$I nologin', role),
+    endSessions,
+    async drop(role, signal) {
+      const oid = await oidOf(role)
+      if (oid === null) return
+      await onRole('alter role %1$I nologin', role)
+      await endSessions(oid, signal)
+      try {
+        await onRole('drop role %1$I', role)
+      } catch (cause) {
+        if ((await oidOf(role)) !== null) throw cause
       }
-      return ended
     },
     async look(role, oid) {
       const [found] = await query<{ there: boolean }>('select exists (select 1 from pg_roles where rolname = $1 or oid = $2::oid) as there', [role, oid ?? 0])
       return { role: found?.there ?? false, sessions: oid === null ? 0 : await sessions(oid) }
-    },
-    async roles(pattern) {
-      return (await query<{ rolname: string }>('select rolname from pg_roles where rolname like $1', [pattern])).map(r => r.rolname)
     },
     close: () => pool.end(),
   }

@@ -1,7 +1,8 @@
 /** Owns the engine of PostgreSQL users made by Vault: crash-safe to make, certain to end (security.md 3.3, 3.4; real-parts.md 2.1). */
 import { z } from 'zod'
 import type { Target } from '../clients/target.js'
-import type { Probe } from '../domain/credential.js'
+import type { Credential, Probe } from '../domain/credential.js'
+import { dashed } from '../domain/ids.js'
 import { Secret } from '../domain/secret.js'
 import type { CredentialEngine } from '../ports.js'
 import { endAtVault, failing, issuanceTokens, lookAtVault, NEVER_MADE, unrecordedLease, type VaultEngineDeps } from './issuance-token.js'
@@ -28,6 +29,9 @@ export interface VaultDatabaseDeps extends VaultEngineDeps {
 }
 
 const failed = failing('the database user')
+
+/** As it was made; when the answer that tells its name was lost, as the shipped username_template names it. */
+const userOf = ({ id, handle }: Credential) => (handle?.role === undefined ? `curfew_${dashed(id)}` : String(handle.role))
 
 export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
   const tokens = issuanceTokens(deps)
@@ -74,13 +78,15 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
       const handle = credential.handle
       if (!handle) return
       const target = deps.targetOf(credential.capability)
-      const role = handle.role === undefined ? null : String(handle.role)
+      const user = userOf(credential)
       try {
         // In this order and in transactions of their own: inside Vault's single transaction NOLOGIN is invisible until commit, and a client
         // that reconnects between terminate and commit keeps a session that outlives its role.
-        if (target && role) await target.noLogin(role)
+        if (target) await target.noLogin(user)
         await endAtVault(deps.revoker, handle, signal)
         if (target && handle.oid !== undefined) await target.endSessions(Number(handle.oid), signal)
+        // A read that was cut off may leave a user of which Vault has no lease: it will never end what it does not know of.
+        if (target && handle.leaseId === undefined) await target.drop(user, signal)
       } catch (cause) {
         throw failed('ended', cause)
       }
@@ -95,9 +101,9 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
         const left = await lookAtVault(deps.revoker, handle, looked, signal)
         if (left !== null) return alive(left)
         const target = deps.targetOf(credential.capability)
-        if (target && handle.role !== undefined) {
+        if (target) {
           looked.push('role', 'sessions')
-          const seen = await target.look(String(handle.role), handle.oid === undefined ? null : Number(handle.oid))
+          const seen = await target.look(userOf(credential), handle.oid === undefined ? null : Number(handle.oid))
           if (seen.role) return alive('the role is still there')
           if (seen.sessions > 0) return alive('a session is still there')
         }

@@ -84,6 +84,44 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
     await expect(login(secret)).rejects.toThrow()
   })
 
+  /** What a read leaves that dies between the user and its lease: the row knows of the token only. */
+  async function cutOff(grants: string) {
+    const { held, id, secret } = await made()
+    const row = await house.app.store.credentials.get(id as never)
+    const { address, rootToken } = vault as Vault
+    await askVault(address, rootToken, 'PUT', 'sys/leases/revoke', { lease_id: row?.handle?.leaseId, sync: true })
+    expect(await roles()).toEqual([])
+    await admin.query(`create role "${secret.PGUSER}" login password '${secret.PGPASSWORD}' in role app_ro; ${grants && `${grants} "${secret.PGUSER}"`}`)
+    const client = await login(secret)
+    const cut = new Promise(resolve => client.once('end', resolve))
+    const engine = house.app.deps.engines.get('vault-database')
+    const ended = engine?.destroy({ ...row, handle: { accessor: row?.handle?.accessor } } as never, AbortSignal.timeout(10_000))
+    const end = async () => {
+      await ci.as(held, 'post', `/v1/tasks/${held.task}/complete`, {})
+      await house.work()
+      expect(await house.app.store.credentials.get(id as never)).toMatchObject({ state: 'revoked' })
+    }
+    return { user: secret.PGUSER as string, ended, cut, end, enters: () => login(secret) }
+  }
+
+  it('F33 a user whose making was cut off, so that Vault has no lease of it, is ended by the target login', async () => {
+    const { ended, cut, end } = await cutOff('')
+    await ended
+    await cut
+    expect(await roles()).toEqual([])
+    await end()
+  })
+
+  it('F33 the same, with grants that only their giver can take back: nobody is let in, and it is no success', async () => {
+    const { user, ended, cut, end, enters } = await cutOff('grant select on orders to')
+    await expect(ended).rejects.toMatchObject({ code: 'engine_failed', facts: { reason: 'target_failed' } })
+    await cut
+    await expect(enters()).rejects.toThrow()
+    expect(await roles()).toEqual([user])
+    await admin.query(`drop owned by "${user}"; drop role "${user}"`)
+    await end()
+  })
+
   /** How often the race is run; more with CURFEW_SOAK. */
   const RUNS = Number(process.env.CURFEW_SOAK ?? 20)
 

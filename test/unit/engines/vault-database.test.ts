@@ -18,6 +18,8 @@ let asked: Record<string, unknown>[]
 let leaseSeconds: number
 let leases: Map<string, Date>
 let known: Set<string>
+/** At the target. */
+let users: Set<string>
 const now = () => new Date(START + at * 1000)
 
 beforeEach(() => {
@@ -27,6 +29,7 @@ beforeEach(() => {
   leaseSeconds = 900
   leases = new Map()
   known = new Set()
+  users = new Set()
 })
 
 /** Only what the engine calls; anything else is a mistake and throws. */
@@ -53,7 +56,11 @@ const target = {
     calls.push(`sessions ${oid}`)
     return 0
   },
-  look: async () => ({ role: false, sessions: 0 }),
+  drop: async (role: string) => {
+    calls.push(`drop ${role}`)
+    users.delete(role)
+  },
+  look: async (role: string) => ({ role: users.has(role), sessions: 0 }),
 } as Partial<Target> as Target
 
 const house = (withTarget = true) => {
@@ -147,6 +154,28 @@ describe('ending', () => {
 
   it('with one the probe names all that it looked at', async () => {
     expect(await house().engine.probe(rowOf(grant(600), full), signal)).toMatchObject({ outcome: 'dead', looked: ['lease', 'accessor', 'role', 'sessions'] })
+  })
+})
+
+describe('a read that was cut off', () => {
+  it('F33 a user that Vault registered no lease for is dropped at the target, by its name, and is not dead before', async () => {
+    const { engine, upstream } = house()
+    const g = grant(600)
+    const row = rowOf(g, { accessor: 'a' })
+    const user = `curfew_${row.id.replaceAll('_', '-')}`
+    users.add(user)
+    at = 260
+    await upstream.list(signal)
+    expect(await engine.probe(row, signal)).toMatchObject({ outcome: 'alive', detail: 'the role is still there' })
+    await engine.destroy(row, signal)
+    expect(calls).toEqual(['nologin', 'accessor', `drop ${user}`])
+    expect(await engine.probe(row, signal)).toMatchObject({ outcome: 'dead', looked: ['accessor', 'role', 'sessions', 'listing'] })
+  })
+
+  it('what Vault has a lease of is left to Vault', async () => {
+    const row = rowOf(grant(600), { accessor: 'a', leaseId: 'l', role: 'r', oid: 77 })
+    await house().engine.destroy(row, signal)
+    expect(calls.some(c => c.startsWith('drop'))).toBe(false)
   })
 })
 
