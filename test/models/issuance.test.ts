@@ -13,6 +13,8 @@ const RUNS = Number(process.env.CURFEW_MODEL_RUNS ?? 300)
 /** As many as a walk may have; it has half of them on average. */
 const COMMANDS = 60
 const MINUTE = 60_000
+/** Of the walks that must find what was planted. */
+const SEED = 1
 /** A walk that failed once is run first for ever: as texts, which no change of the generator makes another walk. */
 const KEPT = new URL('seeds.json', import.meta.url)
 interface Kept {
@@ -23,8 +25,18 @@ interface Kept {
 }
 const kept = (): Kept[] => JSON.parse(readFileSync(KEPT, 'utf8')) as Kept[]
 
-/** Runs walks until one fails. The walk is the last that failed: the smallest, when they were shrunk. */
-async function search(twin: Twin, runs: number, { shrink = true, length = COMMANDS, weights = WEIGHTS } = {}) {
+interface Search {
+  readonly shrink?: boolean
+  readonly length?: number
+  readonly weights?: typeof WEIGHTS
+  readonly seed?: number
+}
+
+/**
+ * Runs walks until one fails. The walk is the last that failed: the smallest, when they were shrunk.
+ * @param options.seed the same walks every time; without it others each time.
+ */
+async function search(twin: Twin, runs: number, { shrink = true, length = COMMANDS, weights = WEIGHTS, seed }: Search = {}) {
   let [steps, failing]: [Text[], Text[]] = [[], []]
   const property = fc.asyncProperty(
     walks(length, text => void steps.push(text), weights),
@@ -36,7 +48,7 @@ async function search(twin: Twin, runs: number, { shrink = true, length = COMMAN
       })
     },
   )
-  const details = await fc.check(property, { numRuns: runs, endOnFailure: !shrink })
+  const details = await fc.check(property, { numRuns: runs, endOnFailure: !shrink, ...(seed === undefined ? {} : { seed }) })
   return { details, failing }
 }
 
@@ -79,7 +91,8 @@ describe('issuing, renewing, delegating and revoking, as model M1 (I1, I2, I3, I
 
   describe('can fail', () => {
     const mustFind = async (twin: Twin, told: RegExp, walk: { length?: number; weights?: typeof WEIGHTS } = {}) => {
-      const { details } = await search(twin, 400, { ...walk, shrink: false })
+      // A planted mistake has several effects, and which of them a walk comes to first is up to the walk: always the same ones.
+      const { details } = await search(twin, 400, { ...walk, shrink: false, seed: SEED })
       expect(details.failed, `a broker with the bug passed ${details.numRuns} walks`).toBe(true)
       expect(String((details.errorInstance as Error).message)).toMatch(told)
     }
