@@ -10,13 +10,21 @@ const ALONE = ['credential', 'task', 'key', 'all'] as const
 /** These stand alone too, and among attributes narrow them. */
 const EITHER = ['identity', 'issuer', 'capability'] as const
 
+const TIMES = ['issued_before', 'issued_after'] as const
+/** Who says "now" by a clock that is a little ahead of ours means now. Milliseconds. */
+const CLOCKS_MS = 60_000
+
 /** @param now a cut-off that lies ahead would refuse what nobody has issued yet: that is a quarantine's business. */
-export function selectorOf(given: GivenSelector, now: Date): Selector {
+export function selectorOf(asked: GivenSelector, now: Date): Selector {
+  const given = { ...asked }
+  for (const name of TIMES) {
+    const at = asked[name]
+    if (at === undefined || at <= now) continue
+    if (at.getTime() > now.getTime() + CLOCKS_MS) throw wrong('must not lie ahead', name)
+    given[name] = now
+  }
   const names = (Object.keys(given) as (keyof GivenSelector)[]).filter(name => given[name] !== undefined)
-  const isTime = (name: keyof GivenSelector): name is 'issued_before' | 'issued_after' => name === 'issued_before' || name === 'issued_after'
-  const times = names.filter(isTime)
-  const kinds = names.filter(name => !isTime(name))
-  for (const name of times) if ((given[name] as Date) > now) throw wrong('must not lie ahead', name)
+  const kinds = names.filter(name => !TIMES.some(time => time === name))
   if (given.issued_after && given.issued_before && given.issued_after > given.issued_before) throw wrong('must not lie behind issued_before', 'issued_after')
 
   const alone = ALONE.find(name => given[name] !== undefined)

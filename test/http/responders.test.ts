@@ -143,6 +143,15 @@ describe('selectors', () => {
     expect((await ci.open({ subject_token: await house.evidence({ repository_id: '2001' }) })).status).toBe(201)
   })
 
+  it('a cut-off by a clock that is a little ahead means now: what is issued after it lives', async () => {
+    const before = await job('2003')
+    const ahead = new Date((house.now() + 30) * 1000).toISOString()
+    expect((await revoke({ selector: { issuer: 'github', repository_id: '2003', issued_before: ahead } })).status).toBe(202)
+    await house.advance(2)
+    const after = await job('2003')
+    expect([await isActive(before.token), await isActive(after.token)]).toEqual([false, true])
+  })
+
   it('by key: the kid of the token', async () => {
     const j = await job('2002')
     const { kid } = JSON.parse(Buffer.from(j.token.split('.')[0] as string, 'base64url').toString())
@@ -157,7 +166,7 @@ describe('selectors', () => {
     ['a credential among attributes', { credential: 'crd_00000000000000000000000000', actor: 'dana' }, 'selector.credential'],
     ['a cut-off of one task', { task: 'tsk_00000000000000000000000000', issued_before: '2020-01-01T00:00:00Z' }, 'selector.issued_before'],
     ['a window of everything', { all: true, issued_after: '2020-01-01T00:00:00Z' }, 'selector.all'],
-    ['a cut-off that lies ahead', { identity: 'x', issued_before: '2099-01-01T00:00:00Z' }, 'selector.issued_before'],
+    ['a cut-off that lies further ahead than clocks do', { identity: 'x', issued_before: '2099-01-01T00:00:00Z' }, 'selector.issued_before'],
     [
       'a window that ends before it begins',
       { actor: 'x', issued_after: '2021-01-01T00:00:00Z', issued_before: '2020-01-01T00:00:00Z' },
