@@ -67,6 +67,8 @@ function asked() {
   return null
 }
 
+const CLOSING_MS = 30_000
+
 async function main(): Promise<number> {
   const words = asked()
   if (!words) {
@@ -114,10 +116,11 @@ async function main(): Promise<number> {
     writeReport(values.report, report)
     return report.end()
   } finally {
-    await world.close()
+    // What was seen is told by then: a server that does not end is ended with this process.
+    await Promise.race([world.close(), new Promise(resolve => setTimeout(resolve, CLOSING_MS))])
   }
 }
 
 // Our children end with us at the exit of this process, which a signal alone would not bring about.
 for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, () => process.exit(130))
-process.exitCode = await main()
+process.exit(await main())
