@@ -25,7 +25,7 @@ function failures(file) {
  * Adds up the reports in a folder, which are in the shape of vitest's JSON reporter.
  * A suite that ended badly and reported no failure still counts as one.
  */
-export function summary(folder, code) {
+function summary(folder, code) {
   const counts = { passed: 0, failed: 0, skipped: 0 }
   const failed = []
   const files = []
@@ -48,15 +48,13 @@ export function summary(folder, code) {
   return { counts, failed, slow: slow.slice(0, MAX_SLOW) }
 }
 
-export function told({ counts, failed, slow }) {
+function told({ counts, failed, slow }) {
   const lines = slow.length > 0 ? [`slowest: ${slow.map(f => `${f.name} ${seconds(f.ms)}`).join(', ')}`] : []
   for (const { name, reason } of failed.slice(0, MAX_NAMED)) lines.push(`FAILED ${name}`, ...(reason ? [`       ${reason}`] : []))
   if (failed.length > MAX_NAMED) lines.push(`and ${failed.length - MAX_NAMED} more that failed`)
   return [...lines, `${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`]
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const seen = summary(process.argv[2], Number(process.argv[3]))
-  for (const line of told(seen)) console.log(line)
-  process.exitCode = seen.counts.failed > 0 || seen.counts.passed === 0 ? 1 : 0
-}
+const seen = summary(process.argv[2], Number(process.argv[3]))
+for (const line of told(seen)) console.log(line)
+process.exitCode = seen.counts.failed > 0 || seen.counts.passed === 0 ? 1 : 0

@@ -49,6 +49,7 @@ export function createTarget(url: Secret): Target {
     const [made] = await query<{ statement: string }>('select format($2, rolname) as statement from pg_roles where rolname = $1', [role, format])
     if (made) await query(made.statement)
   }
+  const noLogin = (role: string) => onRole('alter role %1$I nologin', role)
   async function endSessions(oid: number, signal: AbortSignal): Promise<number> {
     let ended = 0
     for (let round = 0; round < ROUNDS && !signal.aborted; round++) {
@@ -62,12 +63,12 @@ export function createTarget(url: Secret): Target {
 
   return {
     oidOf,
-    noLogin: role => onRole('alter role %1$I nologin', role),
+    noLogin,
     endSessions,
     async drop(role, signal) {
       const oid = await oidOf(role)
       if (oid === null) return
-      await onRole('alter role %1$I nologin', role)
+      await noLogin(role)
       await endSessions(oid, signal)
       try {
         await onRole('drop role %1$I', role)

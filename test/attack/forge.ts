@@ -2,13 +2,13 @@
 import { createHmac, type KeyObject, randomBytes, sign as signBytes } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { type PerformanceEntry, PerformanceObserver } from 'node:perf_hooks'
-import { newKeyPair } from '../../src/domain/key-pair.js'
 import { ORDERS, SERVER } from '../house.js'
+import { type Alg, pairFor } from '../key-pair.js'
 
 export const b64 = (data: string | Buffer) => Buffer.from(data).toString('base64url')
 
 export interface Party {
-  readonly alg: 'ES256' | 'RS256' | 'EdDSA'
+  readonly alg: Alg
   /** As the configuration calls it. */
   readonly name: string
   readonly issuer: string
@@ -19,14 +19,8 @@ export interface Party {
   other(): Party
 }
 
-export async function party(alg: Party['alg'], name: string, other: () => Party): Promise<Party> {
-  const pair =
-    alg === 'RS256'
-      ? await newKeyPair('rsa', { modulusLength: 2048 })
-      : alg === 'ES256'
-        ? await newKeyPair('ec', { namedCurve: 'P-256' })
-        : await newKeyPair('ed25519')
-  return { alg, name, issuer: `https://${name}.example`, kid: `${name}-1`, other, ...pair }
+export async function party(alg: Alg, name: string, other: () => Party): Promise<Party> {
+  return { alg, name, issuer: `https://${name}.example`, kid: `${name}-1`, other, ...(await pairFor(alg)) }
 }
 
 /** Three trust issuers, one for each algorithm. */

@@ -2,8 +2,8 @@ import { createHmac, type KeyObject, sign as signBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { oidcAttestor } from '../../src/attestors/oidc.js'
 import { CurfewError } from '../../src/domain/errors.js'
-import { newKeyPair } from '../../src/domain/key-pair.js'
 import type { Attestor } from '../../src/ports.js'
+import { type Alg, pairFor } from '../key-pair.js'
 import { oidcIssuer } from '../trust-issuer.js'
 
 /** Every case is built by hand, byte for byte: a library that makes tokens would refuse to make these. */
@@ -13,21 +13,15 @@ const NOW = 1_790_000_000
 const b64 = (data: string | Buffer) => Buffer.from(data).toString('base64url')
 
 interface Party {
-  readonly alg: 'ES256' | 'RS256' | 'EdDSA'
+  readonly alg: Alg
   readonly issuer: string
   readonly kid: string
   readonly privateKey: KeyObject
   readonly publicKey: KeyObject
 }
 
-async function party(alg: Party['alg'], name: string): Promise<Party> {
-  const pair =
-    alg === 'RS256'
-      ? await newKeyPair('rsa', { modulusLength: 2048 })
-      : alg === 'ES256'
-        ? await newKeyPair('ec', { namedCurve: 'P-256' })
-        : await newKeyPair('ed25519')
-  return { alg, issuer: `https://${name}.example`, kid: `${name}-1`, ...pair }
+async function party(alg: Alg, name: string): Promise<Party> {
+  return { alg, issuer: `https://${name}.example`, kid: `${name}-1`, ...(await pairFor(alg)) }
 }
 
 function signed(p: Party, header: string, payload: string): string {

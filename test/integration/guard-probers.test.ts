@@ -3,12 +3,11 @@ import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { isAbsent } from '../../src/dev/find.js'
-import { type Api, type Guarded, type Issued, type Sample, startGuarded, unsaid, until } from './guarded.js'
+import { type Api, type Guarded, type Issued, MAX_STALE_MS, type Sample, startGuarded, unsaid, until } from './guarded.js'
 
 const EVERY_MS = 20
 /** I1: a guard with the feed. */
 const BOUND_MS = 10_000
-const MAX_STALE_MS = 5_000
 /** Both guards have one key, and each remembers proofs for itself: said after 45 s. */
 const SPLIT_MS = 45_000 + 20_000
 

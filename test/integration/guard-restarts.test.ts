@@ -6,11 +6,8 @@ import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { isAbsent, repository } from '../../src/dev/find.js'
 import { createGuard, type Guard, type GuardOptions } from '../../src/guard/guard.js'
-import { type Api, type Broker, type Guarded, type Issued, ORDERS, startGuarded, unsaid, until } from './guarded.js'
+import { type Api, type Broker, type Guarded, type Issued, MAX_STALE_MS, ORDERS, startGuarded, unsaid, until } from './guarded.js'
 
-/** What a guard of this deployment promises, its maxStaleMs; how quick it is on a quiet machine is for bench/ to show. */
-const REFUSED_MS = 5_000
-const MAX_STALE_MS = 5_000
 const FLAT_MB = 30
 const MOST_ROUNDS = 6
 
@@ -91,7 +88,7 @@ describe.skipIf(absent !== null)(`guards and brokers that come and go${absent ? 
     const fresh = guardAt(g.brokers.b)
     await fresh.ready()
     const all = [...joined.map(j => j.guard), fresh]
-    await until(() => all.every(guard => guard.health().seq >= seq), REFUSED_MS)
+    await until(() => all.every(guard => guard.health().seq >= seq), MAX_STALE_MS)
     const { entries } = fresh.health()
     expect(entries).toBeGreaterThan(written)
     for (const guard of all) {
@@ -106,7 +103,7 @@ describe.skipIf(absent !== null)(`guards and brokers that come and go${absent ? 
     await guard.ready()
     const [seen, still] = [await guard.verify(shown(one)), await guard.verify(shown(good))]
     const { seq } = await g.revoke({ issuer: 'github', issued_before: new Date().toISOString() })
-    await until(() => guard.health().seq >= seq, REFUSED_MS)
+    await until(() => guard.health().seq >= seq, MAX_STALE_MS)
     expect([seen.signal.aborted, seen.signal.reason?.code]).toEqual([true, 'revoked'])
     const ended: string[] = []
     guard.onRevoked(seen, why => void ended.push(why))
@@ -198,7 +195,7 @@ describe.skipIf(absent !== null)(`guards and brokers that come and go${absent ? 
     )
     expect(Math.min(...grown)).toBeLessThan(FLAT_MB)
     const { seq: last } = await g.revoke({ credential: good.id })
-    await until(() => guard.health().seq >= last, REFUSED_MS)
+    await until(() => guard.health().seq >= last, MAX_STALE_MS)
     expect(await codeOf(guard, good)).toBe('revoked')
     const listed = await g.asOperator('GET', '/v1/guards')
     expect(listed.guards[0].instances.filter((i: { instance: string }) => i.instance === 'reconnecting')).toHaveLength(1)

@@ -8,6 +8,7 @@ import { decodeJwt, decodeProtectedHeader, jwtVerify } from 'jose'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { findEvidence } from '../../../src/cli/evidence/find.js'
 import { newKeyPair } from '../../../src/domain/key-pair.js'
+import { pairFor } from '../../key-pair.js'
 import { type Desk, desk } from './desk.js'
 
 let at: Desk
@@ -274,13 +275,8 @@ describe('evidence', () => {
     ['ec', 'ES256', 'jwk'],
     ['rsa', 'RS256', 'pem'],
     ['ed25519', 'EdDSA', 'pem'],
-  ] as const)('a registered agent states itself with its %s key', async (kind, alg, form) => {
-    const { privateKey } =
-      kind === 'ec'
-        ? await newKeyPair('ec', { namedCurve: 'P-256' })
-        : kind === 'rsa'
-          ? await newKeyPair('rsa', { modulusLength: 2048 })
-          : await newKeyPair('ed25519')
+  ] as const)('a registered agent states itself with its %s key', async (_kind, alg, form) => {
+    const { privateKey } = await pairFor(alg)
     const path = join(at.home, 'agent.key')
     writeFileSync(path, form === 'jwk' ? JSON.stringify(privateKey.export({ format: 'jwk' })) : privateKey.export({ format: 'pem', type: 'pkcs8' }), {
       mode: 0o600,
