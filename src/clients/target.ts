@@ -1,4 +1,5 @@
 /** Owns the login by which we end sessions at a target PostgreSQL and look whether a user is really gone (real-parts.md 2.1). */
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { CurfewError } from '../domain/errors.js'
 import type { Secret } from '../domain/secret.js'
@@ -16,6 +17,14 @@ export interface Target {
 }
 
 const ROUNDS = 50
+const PAUSE_MS = 20
+
+/** The user was dropped between our two statements, or its row was changed under ours ("tuple concurrently updated", which has no code of its own). */
+function isOvertaken(error: unknown): boolean {
+  const cause = error instanceof CurfewError ? error.cause : null
+  if (!(cause instanceof pg.DatabaseError)) return false
+  return cause.code === '42704' || (cause.code === 'XX000' && cause.routine?.startsWith('simple_heap_') === true)
+}
 
 export function createTarget(url: Secret): Target {
   const pool = new pg.Pool({
@@ -44,10 +53,22 @@ export function createTarget(url: Secret): Target {
     const [found] = await query<{ oid: string }>('select oid::int8 as oid from pg_roles where rolname = $1', [role])
     return found ? Number(found.oid) : null
   }
-  /** A name cannot be a parameter; quoting is the database's own. @param format of PostgreSQL, its first argument the user. */
+  /**
+   * A name cannot be a parameter; quoting is the database's own. What Vault changes or drops at the same moment is looked at again.
+   * @param format of PostgreSQL, its first argument the user.
+   */
   async function onRole(format: string, role: string): Promise<void> {
-    const [made] = await query<{ statement: string }>('select format($2, rolname) as statement from pg_roles where rolname = $1', [role, format])
-    if (made) await query(made.statement)
+    for (let round = 1; ; round++) {
+      const [made] = await query<{ statement: string }>('select format($2, rolname) as statement from pg_roles where rolname = $1', [role, format])
+      if (!made) return
+      try {
+        await query(made.statement)
+        return
+      } catch (error) {
+        if (round === ROUNDS || !isOvertaken(error)) throw error
+        await sleep(PAUSE_MS)
+      }
+    }
   }
   const noLogin = (role: string) => onRole('alter role %1$I nologin', role)
   async function endSessions(oid: number, signal: AbortSignal): Promise<number> {
@@ -56,7 +77,7 @@ export function createTarget(url: Secret): Target {
       const rows = await query<{ ok: boolean }>('select pg_terminate_backend(pid) as ok from pg_stat_activity where usesysid = $1::oid', [oid])
       if (rows.length === 0) return ended
       ended += rows.length
-      await new Promise(resolve => setTimeout(resolve, 20))
+      await sleep(PAUSE_MS)
     }
     return ended
   }
@@ -70,11 +91,7 @@ export function createTarget(url: Secret): Target {
       if (oid === null) return
       await noLogin(role)
       await endSessions(oid, signal)
-      try {
-        await onRole('drop role %1$I', role)
-      } catch (cause) {
-        if ((await oidOf(role)) !== null) throw cause
-      }
+      await onRole('drop role %1$I', role)
     },
     async look(role, oid) {
       const [found] = await query<{ there: boolean }>('select exists (select 1 from pg_roles where rolname = $1 or oid = $2::oid) as there', [role, oid ?? 0])
