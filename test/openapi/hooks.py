@@ -5,6 +5,7 @@ is what is sent. Generated values stay in the majority: only some are replaced, 
 """
 
 import base64
+import copy
 import hashlib
 import hmac
 import json
@@ -244,9 +245,12 @@ def map_case(context, case):
     if is_ours(ParameterLocation.HEADER):
         replace_headers(path, case.headers)
     if isinstance(case.body, dict):
-        shorten(path, case.body)
+        # A copy: the cases after it are made from the same body, and what it becomes here is not what their descriptions say.
+        body = copy.deepcopy(case.body)
+        shorten(path, body)
         if is_ours(ParameterLocation.BODY):
-            replace_body(path, case.body)
+            replace_body(path, body)
+        case.body = body
     return case
 
 
@@ -307,7 +311,7 @@ def replace_body(path, body):
             subject_token=evidence(),
             subject_token_type=ID_TOKEN,
             authorization_details=json.dumps([task]),
-            **({"resource": RESOURCE} if often() else {}),
+            **({"resource": [RESOURCE]} if often() else {}),
         )
     elif path.startswith("/oauth2/"):
         body["token"] = held.now()["bearer"]
