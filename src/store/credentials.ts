@@ -9,7 +9,7 @@ import { writeAudit } from './audit.js'
 import { actOf, closeBehind, closeFound, drain } from './closing.js'
 import { destroying } from './destroying.js'
 import { credentialMade, handleRecorded } from './events.js'
-import { lockCutoffs, lockTasks, readFacts } from './facts.js'
+import { lockTasks, readFacts } from './facts.js'
 import { foresee, issueAll, type Member, type Rooms } from './issue.js'
 import { toCredential } from './rows.js'
 import { type Row, rowsJson, type Sql, type Tx } from './sql.js'
@@ -27,7 +27,7 @@ export const issueTogether = (sql: Sql, member: Member, rooms: Rooms): Promise<r
     const [outcome] = await issueAll(tx, [member], rooms)
     if (!outcome || 'refusal' in outcome) throw outcome?.refusal
     return outcome.credentials
-  })
+  }, 'shared')
 
 /** How local kinds are committed: one by one, or in batches. */
 export type Recording = (sql: Sql, rooms: Rooms) => (member: Member) => Promise<readonly Credential[]>
@@ -37,7 +37,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
   const rooms: Rooms = new Map()
   const recordMember = recording(sql, rooms)
   return {
-    foresee: (grant, options) => sql.tx(tx => foresee(tx, { parts: [{ grant, made: null }], options: { ...options, marks: [] } })),
+    foresee: (grant, options) => sql.tx(tx => foresee(tx, { parts: [{ grant, made: null }], options: { ...options, marks: [] } }), 'shared'),
     intend: (grants, options) => issueTogether(sql, { parts: grants.map(grant => ({ grant, made: null })), options }, rooms),
     async record(grant, minted, options) {
       const [credential] = await recordMember({ parts: [{ grant, made: { minted, digest: deps.sealDigest(minted.secret.digest()) } }], options })
@@ -60,7 +60,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
       await sql.query(`update curfew.credentials set handle = coalesce(handle, '{}'::jsonb) || $2::jsonb where id = $1`, [id, JSON.stringify(handle)])
     },
 
-    settle: (made, context) => sql.tx(tx => settle(tx, made, context, deps.sealDigest)),
+    settle: (made, context) => sql.tx(tx => settle(tx, made, context, deps.sealDigest), 'shared'),
 
     get: async id => one(await sql.query('select * from curfew.credentials where id = $1', [id])),
     async list(f) {
@@ -167,7 +167,6 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
 }
 
 async function settle(tx: Tx, made: readonly Made[], context: Context, sealDigest: CredentialStoreDeps['sealDigest']): Promise<readonly Credential[] | null> {
-  await lockCutoffs(tx, 'shared')
   const tasks = await lockTasks(
     tx,
     made.flatMap(({ credential: c }) => [c.task, ...c.ancestors]),

@@ -1,13 +1,8 @@
-/** Owns reading, under their locks, the facts that admission judges: cut-off lock, then tasks in id order, then everything else. */
+/** Owns reading, under their locks, the facts that admission judges: the cut-off lock is held, then tasks in id order, then everything else. */
 import type { TaskId } from '../domain/ids.js'
 import { whereOf } from '../domain/where.js'
 import { type Facts, runKeys, type TaskFacts } from './admission.js'
-import { CUTOFF_LOCK, type Row, type Tx } from './sql.js'
-
-/** Issuing holds it shared and a revocation's commit exclusively: without it, row locks do not order an issue against the cut-off of an identity (security.md 3.3). */
-export async function lockCutoffs(tx: Tx, mode: 'shared' | 'exclusive'): Promise<void> {
-  await tx.query(`select pg_advisory_xact_lock${mode === 'shared' ? '_shared' : ''}($1::bigint)`, [CUTOFF_LOCK])
-}
+import type { Row, Tx } from './sql.js'
 
 const TASK_FACTS = 'id, state, ancestors, opened_at, deadline_at, identity, issuer, issuer_id, run'
 

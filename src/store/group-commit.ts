@@ -56,12 +56,14 @@ export const groupCommit: Recording = (sql, rooms) => {
 async function commit(sql: Sql, rooms: Rooms, batch: readonly Waiting[]): Promise<void> {
   let outcomes: readonly Outcome[]
   try {
-    outcomes = await sql.tx(tx =>
-      issueAll(
-        tx,
-        batch.map(w => w.member),
-        rooms,
-      ),
+    outcomes = await sql.tx(
+      tx =>
+        issueAll(
+          tx,
+          batch.map(w => w.member),
+          rooms,
+        ),
+      'shared',
     )
   } catch (error) {
     if (batch.length === 1 || !refusedByDatabase(error)) {

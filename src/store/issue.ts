@@ -9,7 +9,7 @@ import { writeAudit } from './audit.js'
 import { closeRows } from './closing.js'
 import { writeDecisions } from './decisions.js'
 import { credentialMade } from './events.js'
-import { lockCutoffs, lockTasks, readFacts } from './facts.js'
+import { lockTasks, readFacts } from './facts.js'
 import { consumeAll } from './marks.js'
 import { toCredential } from './rows.js'
 import { lockNumber, rowsJson, type Tx } from './sql.js'
@@ -41,9 +41,9 @@ interface Admitted {
 /**
  * Every member passes or is refused by itself; a refused one leaves nothing. Set-based, so that a hundred members cost the statements
  * of one. A member with an idempotency key comes alone.
+ * @param tx under the cut-off lock, as below.
  */
 export async function issueAll(tx: Tx, members: readonly Member[], rooms: Rooms): Promise<Outcome[]> {
-  await lockCutoffs(tx, 'shared')
   const facts = await factsFor(tx, members)
   const outcomes: (Outcome | null)[] = members.map(() => null)
   const admitted = new Map<number, Admitted>()
@@ -88,7 +88,6 @@ export async function issueAll(tx: Tx, members: readonly Member[], rooms: Rooms)
 
 /** The same judgement, of one that nobody makes. */
 export async function foresee(tx: Tx, member: Member): Promise<void> {
-  await lockCutoffs(tx, 'shared')
   admit(await factsFor(tx, [member]), member)
 }
 

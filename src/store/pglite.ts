@@ -44,8 +44,11 @@ export function driverOver(db: PGlite, unlock: () => void = () => {}): Driver {
   return {
     query: (text, params) => rows(db, text, params),
     // Whatever is asked inside must be asked of `tx`: the one session belongs to it, and a query beside it waits for ever (real-parts.md 5).
-    transaction: <T>(fn: (tx: Tx) => Promise<T>) =>
-      db.transaction(tx => fn({ query: (text, params = []) => rows(tx, text, params), script: async text => void (await tx.exec(text)) })) as Promise<T>,
+    transaction: <T>(fn: (tx: Tx) => Promise<T>, first?: string) =>
+      db.transaction(async tx => {
+        if (first !== undefined) await tx.exec(first)
+        return fn({ query: (text, params = []) => rows(tx, text, params), script: async text => void (await tx.exec(text)) })
+      }) as Promise<T>,
     async withLock(name, fn) {
       // One session: advisory locks within it never conflict, so the process keeps count itself.
       if (held.has(name)) return false

@@ -38,7 +38,7 @@ export function postgresDriver(options: PostgresOptions): Driver {
 
   return {
     query: (text, params) => run(pool, text, params),
-    async transaction(fn) {
+    async transaction(fn, first) {
       const client = await pool.connect()
       let broken = false
       /** What the server refused leaves a sound connection; after a deadline or a reset nobody knows, and it is closed, which rolls back. */
@@ -58,7 +58,7 @@ export function postgresDriver(options: PostgresOptions): Driver {
         },
       }
       try {
-        await noticing(client.query('begin isolation level read committed'))
+        await noticing(client.query(`begin isolation level read committed${first === undefined ? '' : `; ${first}`}`))
         const result = await fn(tx)
         const end = await noticing(client.query('commit'))
         // PostgreSQL answers the commit of a failed transaction with ROLLBACK and no error.

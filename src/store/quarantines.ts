@@ -6,7 +6,6 @@ import type { QuarantineStore } from '../ports.js'
 import { scopeOf } from './admission.js'
 import { writeAudit } from './audit.js'
 import { quarantineLifted, quarantineSet } from './events.js'
-import { lockCutoffs } from './facts.js'
 import { toQuarantine } from './rows.js'
 import type { Row, Sql, Tx } from './sql.js'
 
@@ -15,11 +14,7 @@ export const noSuchQuarantine = () => new CurfewError('not_found', 'no such quar
 /** @param sql as for revocations: it never waits behind issuing for a connection. */
 export function quarantineStore(sql: Sql): QuarantineStore {
   return {
-    set: (quarantine, context) =>
-      sql.tx(async tx => {
-        await lockCutoffs(tx, 'exclusive')
-        return insertQuarantine(tx, quarantine, context.actor, null, context.requestId)
-      }),
+    set: (quarantine, context) => sql.tx(tx => insertQuarantine(tx, quarantine, context.actor, null, context.requestId), 'exclusive'),
     async get(id) {
       const [row] = await sql.query('select * from curfew.quarantines where id = $1', [id])
       return row ? toQuarantine(row) : null

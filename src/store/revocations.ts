@@ -8,7 +8,6 @@ import { noSuchTask } from './admission.js'
 import { writeAudit } from './audit.js'
 import { type Act, bury, closeBehind, closeCredentialsOf, closeRows, drain, endTasks, TASKS_A_PASS } from './closing.js'
 import { revocationCommitted } from './events.js'
-import { lockCutoffs } from './facts.js'
 import { keyReused } from './issue.js'
 import { withdrawKey } from './keys.js'
 import { consume } from './marks.js'
@@ -50,10 +49,11 @@ export function revocationLog(sql: Sql): RevocationLog {
   }
   return {
     async commit(selector, reason, options) {
-      const first = await sql.tx(tx => commit(tx, selector, reason, options))
+      const first = await sql.tx(tx => commit(tx, selector, reason, options), 'exclusive')
       if (selector.kind !== 'where' || first.repeated) return first.revocation
       // Whoever dies here has answered nobody: the caller asks again, and what is left is ended then.
-      for (let after = first.last; after !== null; ) after = await sql.tx(tx => commitPart(tx, selector, reason, options, first.revocation.id, after as string))
+      for (let after = first.last; after !== null; )
+        after = await sql.tx(tx => commitPart(tx, selector, reason, options, first.revocation.id, after as string), 'exclusive')
       return (await one('select * from curfew.revocations where id = $1', [first.revocation.id])) as Revocation
     },
     get: id => one('select * from curfew.revocations where id = $1', [id]),
@@ -93,7 +93,6 @@ interface Committed {
 }
 
 async function commit(tx: Tx, selector: Selector, reason: Reason, options: CommitOptions): Promise<Committed> {
-  await lockCutoffs(tx, 'exclusive')
   const met = await committedBefore(tx, options)
   if (met) return { revocation: met, repeated: true, last: null }
   const act = newAct(reason, options)
@@ -106,7 +105,6 @@ async function commit(tx: Tx, selector: Selector, reason: Reason, options: Commi
 
 /** A further chunk of what attributes name. Answers its last task when it was full. */
 async function commitPart(tx: Tx, selector: Selector, reason: Reason, options: CommitOptions, whole: string, after: string): Promise<string | null> {
-  await lockCutoffs(tx, 'exclusive')
   const { actor, message, requestId } = options
   const said: CommitOptions = { actor, requestId: requestId ?? null, ...(message === undefined ? {} : { message }) }
   const { revocation, last } = await write(tx, selector, newAct(reason, said), said, whole, after)
@@ -217,7 +215,8 @@ async function takeCredential(tx: Tx, id: string, act: Act): Promise<Effect> {
   if (!row) throw noSuchCredential()
   const moved = await closeRows(tx, [{ id, reason: act.reason, revocation: act.id }], act.actor, act.requestId)
   // One that was closed by no act is told by this one.
-  await tx.query(`update curfew.credentials set revocation = $2 where id = $1 and revocation is null and state not in ('pending', 'active')`, [id, act.id])
+  if (moved.length === 0)
+    await tx.query(`update curfew.credentials set revocation = $2 where id = $1 and revocation is null and state not in ('pending', 'active')`, [id, act.id])
   if (isForCause(act.reason)) await bury(tx, [row.task], act.id)
   return { credentials: moved.length, tasks: 0, until: after(row.expires_at, ENTRY_MARGIN), issuedBefore: null, closed: true }
 }

@@ -6,17 +6,15 @@ import { runKey } from './admission.js'
 import { writeAudit } from './audit.js'
 import { TOMBSTONE_SECONDS } from './closing.js'
 import { runEnded } from './events.js'
-import { lockCutoffs } from './facts.js'
 import { consume } from './marks.js'
 import type { Sql, Tx } from './sql.js'
 
 /** @param sql connections of its own, as for revocations: what is over does not wait behind issuing. */
 export function runStore(sql: Sql): RunStore {
   return {
+    // Whoever opens a task of it now holds the lock shared: it is seen here, or meets the tombstone.
     end: (run, marks, context) =>
       sql.tx(async tx => {
-        // Whoever opens a task of it now holds the lock shared: it is seen below, or meets the tombstone.
-        await lockCutoffs(tx, 'exclusive')
         await consume(tx, marks)
         const left = (await openOf(tx, run)).length > 0
         await tx.query(
@@ -27,7 +25,7 @@ export function runStore(sql: Sql): RunStore {
           [runKey(run.issuerId, run.run), TOMBSTONE_SECONDS, run.source, run.conclusion, left],
         )
         await writeAudit(tx, [runEnded(run, left, context)])
-      }),
+      }, 'exclusive'),
 
     async due(limit) {
       return sql.query<EndedRun & Record<string, unknown>>(

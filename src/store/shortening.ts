@@ -3,7 +3,6 @@ import type { SignalSubject } from '../domain/signal.js'
 import type { Context } from '../ports.js'
 import { writeAudit } from './audit.js'
 import { tasksShortened } from './events.js'
-import { lockCutoffs } from './facts.js'
 import type { Tx } from './sql.js'
 
 const ROOTS: Readonly<Record<SignalSubject['kind'], string>> = {
@@ -12,10 +11,11 @@ const ROOTS: Readonly<Record<SignalSubject['kind'], string>> = {
   identity: `select id from curfew.tasks where identity = $1 and state = 'open'`,
 }
 
-/** What is below a task ends no later than it (P57). The task's end, when it comes, is an act like any other: verifiers hear of it. */
+/**
+ * What is below a task ends no later than it (P57). The task's end, when it comes, is an act like any other: verifiers hear of it.
+ * @param tx under the exclusive cut-off lock: whoever is opening a child has settled its deadline before this, or sees the shorter one.
+ */
 export async function shortenTasks(tx: Tx, subject: SignalSubject, seconds: number, context: Context): Promise<number> {
-  // Exclusive: whoever is opening a child has settled its deadline before this, or sees the shorter one.
-  await lockCutoffs(tx, 'exclusive')
   const rows = await tx.query<{ id: string }>(
     `with recursive tree as (${ROOTS[subject.kind]} union select t.id from curfew.tasks t join tree on t.parent = tree.id),
        meant as materialized (select t.id from curfew.tasks t join tree on tree.id = t.id where t.state = 'open' order by t.id for update of t)

@@ -16,8 +16,11 @@ export interface Tx {
  */
 export interface Driver {
   query<R extends Row = Row>(text: string, params: readonly unknown[]): Promise<R[]>
-  /** READ COMMITTED. Rolls back when `fn` throws, and throws when the commit did not happen. */
-  transaction<T>(fn: (tx: Tx) => Promise<T>): Promise<T>
+  /**
+   * READ COMMITTED. Rolls back when `fn` throws, and throws when the commit did not happen.
+   * @param first a statement without parameters that travels with the begin.
+   */
+  transaction<T>(fn: (tx: Tx) => Promise<T>, first?: string): Promise<T>
   /** Runs `fn` while this process holds the named lock, or answers false at once. */
   withLock(name: string, fn: () => Promise<void>): Promise<boolean>
   close(): Promise<void>
@@ -25,11 +28,19 @@ export interface Driver {
 
 export interface Sql {
   query<R extends Row = Row>(text: string, params?: readonly unknown[]): Promise<R[]>
-  /** One transaction. Repeated, at most RETRIES times, when the database says that it collided with another: `fn` must only touch the database. */
-  tx<T>(fn: (tx: Tx) => Promise<T>): Promise<T>
+  /**
+   * One transaction. Repeated, at most RETRIES times, when the database says that it collided with another: `fn` must only touch the database.
+   * @param cutoffs the cut-off lock, taken before anything else.
+   */
+  tx<T>(fn: (tx: Tx) => Promise<T>, cutoffs?: CutoffLock): Promise<T>
   withLock(name: string, fn: () => Promise<void>): Promise<boolean>
   close(): Promise<void>
 }
+
+/** Issuing holds it shared and a revocation's commit exclusively: without it, row locks do not order an issue against the cut-off of an identity (security.md 3.3). */
+export type CutoffLock = 'shared' | 'exclusive'
+/** With the begin: nothing is read before it, and the one way less to the database is a part of how fast a revocation is. */
+const lockStatement = (cutoffs: CutoffLock) => `select pg_advisory_xact_lock${cutoffs === 'shared' ? '_shared' : ''}(${CUTOFF_LOCK})`
 
 export const RETRIES = 5
 /** serialization_failure, deadlock_detected. The database rolled everything back: to repeat is safe. A lost connection is not repeated: nobody knows. */
@@ -46,7 +57,7 @@ export function sqlOver(driver: Driver): Sql {
         throw translate(error)
       }
     },
-    tx: fn => retrying(() => driver.transaction(fn)),
+    tx: (fn, cutoffs) => retrying(() => driver.transaction(fn, cutoffs && lockStatement(cutoffs))),
     withLock: (name, fn) => driver.withLock(name, fn),
     close: () => driver.close(),
   }

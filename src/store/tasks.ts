@@ -8,7 +8,7 @@ import { judgeAttesting, judgeOpening, noSuchTask, type Opening, openScopes, ref
 import { writeAudit } from './audit.js'
 import { writeDecisions } from './decisions.js'
 import { taskAttested, taskOpened } from './events.js'
-import { lockCutoffs, lockTask, lockTasks, readFacts } from './facts.js'
+import { lockTask, lockTasks, readFacts } from './facts.js'
 import { consume } from './marks.js'
 import { toTask } from './rows.js'
 import { shortenTasks } from './shortening.js'
@@ -78,7 +78,6 @@ export function taskStore(sql: Sql): TaskStore {
   return {
     open: (task, decisions, marks, context) =>
       sql.tx(async tx => {
-        await lockCutoffs(tx, 'shared')
         const above = await lockTasks(tx, task.ancestors)
         const facts = await readFacts(tx, above, [...openScopes(task), ...[...above.values()].flatMap(workloadScopes)], runKeys(task.attestation))
         const opening = judgeOpening(facts, task)
@@ -89,7 +88,7 @@ export function taskStore(sql: Sql): TaskStore {
           decisions.map(d => ({ decision: { ...d, task: task.id }, context })),
         )
         return opened as Task
-      }),
+      }, 'shared'),
 
     async get(id) {
       const [row] = await sql.query('select * from curfew.tasks where id = $1', [id])
@@ -121,7 +120,7 @@ export function taskStore(sql: Sql): TaskStore {
         return task
       }),
 
-    shorten: (subject, seconds, context) => sql.tx(tx => shortenTasks(tx, subject, seconds, context)),
+    shorten: (subject, seconds, context) => sql.tx(tx => shortenTasks(tx, subject, seconds, context), 'exclusive'),
 
     async due(limit) {
       return sql.query<{ id: TaskId; reason: 'deadline' | 'heartbeat_missed' }>(
@@ -136,11 +135,10 @@ export function taskStore(sql: Sql): TaskStore {
 /** Locks a task for a change of its holder. @throws {CurfewError} `not_found`. */
 function change(sql: Sql, id: TaskId, act: (tx: Tx, tasks: Map<string, TaskFacts>) => Promise<Task>): Promise<Task> {
   return sql.tx(async tx => {
-    await lockCutoffs(tx, 'shared')
     const tasks = await lockTask(tx, id)
     if (!tasks.has(id)) throw noSuchTask() satisfies CurfewError
     return act(tx, tasks)
-  })
+  }, 'shared')
 }
 
 /** Any word of the holder is a sign of life. */

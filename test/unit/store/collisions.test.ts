@@ -15,7 +15,7 @@ function colliding(driver: Driver, state: { share: number; attempts: number; ref
   let n = 0
   return {
     ...driver,
-    transaction: fn =>
+    transaction: (fn, first) =>
       driver.transaction(async tx => {
         state.attempts++
         const refuse = (n++ * 37) % 100 < state.share * 100 ? 1 + (n % 9) : null
@@ -35,7 +35,7 @@ function colliding(driver: Driver, state: { share: number; attempts: number; ref
           throw collision('40001')
         }
         return result
-      }),
+      }, first),
   }
 }
 

@@ -22,7 +22,7 @@ interface Hands {
 function held(driver: Driver, hands: Hands): Driver {
   return {
     ...driver,
-    async transaction(fn) {
+    async transaction(fn, first) {
       hands.transactions++
       const result = await driver.transaction(async tx => {
         const seen: string[] = []
@@ -36,7 +36,7 @@ function held(driver: Driver, hands: Hands): Driver {
         const failure = hands.fail(seen)
         if (failure) throw failure
         return done
-      })
+      }, first)
       if (hands.loseAnswer) throw hands.loseAnswer
       return result
     },
