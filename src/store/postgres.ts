@@ -1,7 +1,8 @@
-/** Owns the connections to a PostgreSQL server: pools, deadlines, and types that both databases agree on. */
+/** Owns the connections to a PostgreSQL server: pools, deadlines, prepared statements, and types that both databases agree on. */
 import pg from 'pg'
 import type { Log } from './log.js'
-import { type Driver, lockNumber, type Row, sqlState, type Tx, translate } from './sql.js'
+import { statementNames } from './prepared.js'
+import { type Driver, lockNumber, OUTDATED, type Row, sqlState, type Tx, translate } from './sql.js'
 
 export interface PostgresOptions {
   readonly url: string
@@ -97,8 +98,27 @@ export function postgresDriver(options: PostgresOptions): Driver {
   }
 }
 
+/** One for all pools: what is outdated on one connection is so on every other. */
+const names = statementNames()
+
+/** Outside a transaction a statement that a migration outdated is asked again; a transaction is repeated as a whole. */
 async function run<R extends Row>(client: pg.Pool | pg.PoolClient, text: string, params: readonly unknown[]): Promise<R[]> {
-  return (await client.query<R>(text, params as unknown[])).rows
+  try {
+    return await ask<R>(client, text, params)
+  } catch (error) {
+    if (sqlState(error) !== OUTDATED || !(client instanceof pg.Pool)) throw error
+    return ask<R>(client, text, params)
+  }
+}
+
+async function ask<R extends Row>(client: pg.Pool | pg.PoolClient, text: string, params: readonly unknown[]): Promise<R[]> {
+  const name = names.of(text)
+  try {
+    return (await client.query<R>({ text, values: params as unknown[], ...(name !== null && { name }) })).rows
+  } catch (error) {
+    if (name !== null && sqlState(error) === OUTDATED) names.renew(text, name)
+    throw error
+  }
 }
 
 function connection({ url, ca }: PostgresOptions): pg.PoolConfig {

@@ -43,8 +43,10 @@ export type CutoffLock = 'shared' | 'exclusive'
 const lockStatement = (cutoffs: CutoffLock) => `select pg_advisory_xact_lock${cutoffs === 'shared' ? '_shared' : ''}(${CUTOFF_LOCK})`
 
 export const RETRIES = 5
+/** feature_not_supported: of our statements only one that was prepared before a migration is told so. */
+export const OUTDATED = '0A000'
 /** serialization_failure, deadlock_detected. The database rolled everything back: to repeat is safe. A lost connection is not repeated: nobody knows. */
-const COLLIDED = new Set(['40001', '40P01'])
+const COLLIDED = new Set(['40001', '40P01', OUTDATED])
 /** character_not_in_repertoire, untranslatable_character: text that PostgreSQL cannot hold (NUL) is the caller's fault, not an outage. */
 const UNSTORABLE = new Set(['22021', '22P05'])
 

@@ -269,6 +269,25 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
       }
     })
 
+    it('prepare what they ask, and prepare it again when a migration changed a table under them', async () => {
+      const { store } = await house.make()
+      const issuedAndRevoked = async () => {
+        const c = await active(store, await openTask(store))
+        await store.revocations.commit({ kind: 'credential', key: c.id }, 'requested', { actor: operator })
+        return (await store.credentials.get(c.id))?.state
+      }
+      // Wide, so that many connections hold plans of the tables as they were.
+      const wide = () => Promise.all(Array.from({ length: 24 }, issuedAndRevoked))
+      const wanted = Array.from({ length: 24 }, () => 'revoking')
+      expect(await wide()).toEqual(wanted)
+      expect((await house.sql.query(`select name from pg_prepared_statements where name like 'curfew_%'`)).length).toBeGreaterThan(0)
+      const tables = ['tasks', 'credentials', 'revocations']
+      for (const change of ['add column later text', 'drop column later']) {
+        for (const table of tables) await house.sql.query(`alter table curfew.${table} ${change}`)
+        expect(await wide()).toEqual(wanted)
+      }
+    })
+
     it('lost in the middle of a transaction: unavailable, nothing half-done, no crash, and the next one works (F34, F38, H22)', async () => {
       const { store } = await house.make()
       const task = await openTask(store)
