@@ -6,7 +6,7 @@ import { LONGEST_RUN_SECONDS } from '../domain/run.js'
 import { auditClosed, writeAudit } from './audit.js'
 import { type EndedTask, taskEndedEvents } from './events.js'
 import { toClosed } from './rows.js'
-import { type Row, rowsJson, type Tx } from './sql.js'
+import { inState, type Row, rowsJson, type Tx } from './sql.js'
 
 /** A job run is refused for as long as any runner may go on. */
 export const TOMBSTONE_SECONDS = LONGEST_RUN_SECONDS
@@ -38,7 +38,7 @@ export async function closeFound(tx: Tx, found: string, params: readonly unknown
          set state = 'revoking', version = c.version + 1, reason = f.reason, revocation = f.revocation, revoking_at = n.at, claimed_until = null,
              next_attempt_at = case when c.class = 'expiry-only' and c.state = 'active' then greatest(c.expires_at, n.at) else n.at end
          from found f, n
-         where c.id = f.id and c.state in ('pending', 'active')
+         where c.id = f.id and ${inState('c.state', 'pending', 'active')}
          returning c.id, c.task, c.capability, c.engine, c.state, c.version, c.reason, c.revocation, c.revoking_at, c.next_attempt_at),
        told as (${auditClosed('moved', `$${params.length + 1}`, `$${params.length + 2}`)})
      select id, task, engine, state, version, reason, revocation, next_attempt_at from moved`,
@@ -76,7 +76,7 @@ export async function endTasks(tx: Tx, roots: readonly string[], act: Act, drain
      set state = $3, end_reason = case when m.named then $4 else 'parent_ended' end, ended_at = n.at, outcome = case when m.named then $5 end,
          ended_by = $7::jsonb, revocation = $2, drained = $6, version = t.version + 1
      from jsonb_to_recordset($1::jsonb) as m(id text, named boolean), (select curfew.now() as at) n
-     where t.id = m.id and t.state = 'open' returning t.id, t.end_reason`,
+     where t.id = m.id and ${inState('t.state', 'open')} returning t.id, t.end_reason`,
     [rowsJson(tree), act.id, taskStateAfter(act.reason), act.reason, act.outcome, drained, JSON.stringify(act.actor)],
   )
   const named = new Set(roots)
@@ -108,7 +108,7 @@ export async function closeCredentialsOf(tx: Tx, tasks: readonly string[], actor
   return closeFound(
     tx,
     `select c.id, t.end_reason as reason, t.revocation from curfew.tasks t join curfew.credentials c on c.task = t.id
-     where t.id = any($1::text[]) and t.state <> 'open' and c.state in ('pending', 'active') order by c.id for update of c`,
+     where t.id = any($1::text[]) and t.state <> 'open' and ${inState('c.state', 'pending', 'active')} order by c.id for update of c`,
     [tasks],
     actor,
     requestId,
@@ -182,7 +182,7 @@ export async function drain(tx: Tx, limit: number, actor: Actor): Promise<{ clos
   const closed = await closeFound(
     tx,
     `select c.id, t.end_reason as reason, t.revocation from unnest($1::text[]) as wanted(id) join curfew.tasks t on t.id = wanted.id
-       cross join lateral (select c.id from curfew.credentials c where c.task = t.id and c.state in ('pending', 'active') order by c.id limit $2 for update) c
+       cross join lateral (select c.id from curfew.credentials c where c.task = t.id and ${inState('c.state', 'pending', 'active')} order by c.id limit $2 for update) c
      where t.state <> 'open' limit $2`,
     [ids, limit],
     actor,
@@ -191,7 +191,7 @@ export async function drain(tx: Tx, limit: number, actor: Actor): Promise<{ clos
   const isFull = closed.length >= limit
   await tx.query(
     `update curfew.tasks t set drained = true where t.id = any($1::text[]) ${
-      isFull ? `and not exists (select 1 from curfew.credentials c where c.task = t.id and c.state in ('pending', 'active'))` : ''
+      isFull ? `and not exists (select 1 from curfew.credentials c where c.task = t.id and ${inState('c.state', 'pending', 'active')})` : ''
     }`,
     [isFull ? [...new Set(closed.map(c => c.task))] : ids],
   )

@@ -12,7 +12,7 @@ import { credentialMade, handleRecorded } from './events.js'
 import { lockTasks, readFacts } from './facts.js'
 import { foresee, issueAll, type Member, type Rooms } from './issue.js'
 import { toCredential } from './rows.js'
-import { type Row, rowsJson, type Sql, type Tx } from './sql.js'
+import { inState, type Row, rowsJson, type Sql, type Tx } from './sql.js'
 
 export interface CredentialStoreDeps {
   /** HMAC under the server's key: a stolen database must not help to guess a secret. */
@@ -49,7 +49,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
         const recorded = one(
           await tx.query(
             `update curfew.credentials set handle = coalesce(handle, '{}'::jsonb) || $3::jsonb, version = version + 1
-             where id = $1 and version = $2 and state = 'pending' and deadline_at > curfew.now() returning *`,
+             where id = $1 and version = $2 and ${inState('state', 'pending')} and deadline_at > curfew.now() returning *`,
             [credential.id, credential.version, JSON.stringify(handle)],
           ),
         )
@@ -78,14 +78,19 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
         )
       if (f.identity) add('identity = ?', f.identity)
       if (f.capability) add('capability = ?', f.capability)
-      if (f.revocation) add('revocation in (select r.id from curfew.revocations r where r.id = ? or r.part_of = ?)', f.revocation)
       if (f.digest) add('digest = ?', f.digest)
       if (f.after) add('id < ?', f.after)
       if (f.state === 'live') where.push(`state in ('pending', 'active', 'revoking', 'stuck')`)
       else if (f.state) add('state = ?', f.state)
-      params.push(f.limit)
+      const ofAct = f.revocation ? `$${params.push(f.revocation)}` : null
+      const first = `order by id desc limit $${params.push(f.limit)}`
+      const found = (conditions: readonly string[]) =>
+        `select * from curfew.credentials ${conditions.length ? `where ${conditions.join(' and ')}` : ''} ${first}`
+      // Act by act: to a plan that was made while nothing was revoked, all that is since would be a small table to read.
       const rows = await sql.query(
-        `select * from curfew.credentials ${where.length ? `where ${where.join(' and ')}` : ''} order by id desc limit $${params.length}`,
+        ofAct
+          ? `select c.* from curfew.revocations r cross join lateral (${found(['revocation = r.id', ...where])}) c where r.id = ${ofAct} or r.part_of = ${ofAct} ${first}`
+          : found(where),
         params,
       )
       return rows.map(toCredential)
@@ -186,7 +191,7 @@ async function settle(tx: Tx, made: readonly Made[], context: Context, sealDiges
        select * from jsonb_to_recordset($1::jsonb) as m(id text, version integer, handle jsonb, digest text, kid text, expires_at timestamptz)),
      standing as materialized (
        select c.id from curfew.credentials c join made on made.id = c.id and made.version = c.version
-       where c.state = 'pending' and c.deadline_at > (select curfew.now()) order by c.id for update of c)
+       where ${inState('c.state', 'pending')} and c.deadline_at > (select curfew.now()) order by c.id for update of c)
      update curfew.credentials c
      set state = 'active', version = c.version + 1, handle = nullif(coalesce(c.handle, '{}'::jsonb) || made.handle, '{}'::jsonb),
          digest = made.digest, kid = made.kid, expires_at = least(c.expires_at, made.expires_at)
@@ -212,7 +217,7 @@ async function settle(tx: Tx, made: readonly Made[], context: Context, sealDiges
 
 /** What a verifier may accept, of `c`. */
 const LIVE = `from curfew.credentials c
-  where c.state = 'active' and c.expires_at > curfew.now()
+  where ${inState('c.state', 'active')} and c.expires_at > curfew.now()
     and not exists (select 1 from curfew.tasks t where t.id = any(array_append(c.ancestors, c.task)) and (t.state <> 'open' or t.deadline_at <= curfew.now()))
     -- A task that a scope hits has ended with all below it, though its rows are closed behind the cut-off.
     and not exists (

@@ -6,7 +6,7 @@ import type { CredentialStore } from '../ports.js'
 import { auditDead, writeAudit } from './audit.js'
 import { credentialDead, destroyFailed } from './events.js'
 import { toCredential } from './rows.js'
-import { type Row, rowsJson, type Sql } from './sql.js'
+import { inState, type Row, rowsJson, type Sql } from './sql.js'
 
 /** Seconds until a waiting row is looked at again: it waits for a listing, not for a backend. */
 const WAIT_SECONDS = 5
@@ -44,7 +44,7 @@ export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'c
         await sql.query(
           `update curfew.credentials set version = version + 1, claimed_until = curfew.now() + make_interval(secs => $3::double precision)
            where id = (select id from curfew.credentials
-                       where id = $1 and state in ('revoking', 'stuck') and ($2::int is null or version = $2) and next_attempt_at <= curfew.now()
+                       where id = $1 and ${inState('state', 'revoking', 'stuck')} and ($2::int is null or version = $2) and next_attempt_at <= curfew.now()
                          and (claimed_until is null or claimed_until < curfew.now())
                        for update skip locked)
            returning *`,
@@ -58,7 +58,7 @@ export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'c
       return sql.tx(async tx => {
         const rows = await tx.query(
           `update curfew.credentials set state = 'revoked', version = version + 1, revoked_at = curfew.now(), probe = $3::jsonb, failure = null, next_attempt_at = null, claimed_until = null
-           where id = $1 and version = $2 and state in ('revoking', 'stuck') returning id`,
+           where id = $1 and version = $2 and ${inState('state', 'revoking', 'stuck')} returning id`,
           [claim.credential.id, claim.version, JSON.stringify(probe)],
         )
         if (rows.length > 0) await writeAudit(tx, [credentialDead(claim, probe)])
@@ -76,7 +76,7 @@ export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'c
              update curfew.credentials c
              set state = 'revoked', version = c.version + 1, revoked_at = n.at, probe = m.probe, failure = null, next_attempt_at = null, claimed_until = null
              from jsonb_to_recordset($1::jsonb) as m(id text, version int, probe jsonb), n
-             where c.id = m.id and c.version = m.version and c.state in ('revoking', 'stuck') and (c.claimed_until is null or c.claimed_until < n.at)
+             where c.id = m.id and c.version = m.version and ${inState('c.state', 'revoking', 'stuck')} and (c.claimed_until is null or c.claimed_until < n.at)
              returning c.id, c.reason, c.revocation, c.attempts, c.probe, c.revoked_at),
            told as (${auditDead('dead', '$2')})
            select id from dead`,
@@ -95,7 +95,7 @@ export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'c
                  next_attempt_at = case when class = 'expiry-only' then greatest(expires_at, n.at + make_interval(secs => $7::double precision))
                                         else n.at + make_interval(secs => $7::double precision) end
              from (select curfew.now() as at) n
-             where id = $1 and version = $2 and state in ('revoking', 'stuck') returning c.*`,
+             where id = $1 and version = $2 and ${inState('state', 'revoking', 'stuck')} returning c.*`,
             [claim.credential.id, claim.version, stuck, attempts, outcome.failure, outcome.probe ? JSON.stringify(outcome.probe) : null, seconds],
           ),
         )

@@ -21,7 +21,8 @@ interface Counted {
 export async function outcomeOf(tx: Tx, id: string): Promise<Outcome> {
   const [row] = await tx.query<{ known: boolean; outcome: Counted }>(
     `with acts as materialized (select id, closed_at from curfew.revocations where id = $1 or part_of = $1),
-       moved as materialized (select c.id, c.state, c.class, c.capability, c.expires_at, c.probe from curfew.credentials c join acts on c.revocation = acts.id),
+       moved as materialized (select c.* from acts cross join lateral (
+         select id, state, class, capability, expires_at, probe from curfew.credentials where revocation = acts.id offset 0) c),
        looks as (select l.what, count(*) as n from moved, jsonb_array_elements_text(moved.probe->'looked') as l(what) where moved.state = 'revoked' group by l.what)
      select exists (select 1 from acts) as known, json_build_object(
        'revoking', (select count(*) from moved where state = 'revoking'),

@@ -4,7 +4,7 @@ import type { Selector } from '../domain/revocation.js'
 import { ATTESTED, type Where } from '../domain/where.js'
 import { ENDS_TASKS, MATCHES } from './closing.js'
 import { toReach } from './rows.js'
-import type { Tx } from './sql.js'
+import { inState, type Tx } from './sql.js'
 
 /** A statement that grows with its parameters: `add` answers the placeholder of a value. */
 interface Params {
@@ -48,7 +48,7 @@ function credentialConditions(where: Where, p: Params, is: (column: string, valu
   const own = [...is('c.audience', where.audience), ...is('c.engine', where.engine)]
   const asked = [...own, ...times('c.issued_at')]
   if (asked.length === 0) return []
-  const live = `exists (select 1 from curfew.credentials c where c.task = t.id and c.state in ('pending', 'active') and ${asked.join(' and ')})`
+  const live = `exists (select 1 from curfew.credentials c where c.task = t.id and ${inState('c.state', 'pending', 'active')} and ${asked.join(' and ')})`
   // A task that was opened in the time holds a task token of that time, whatever else it holds.
   return [own.length === 0 ? `(${live} or (${times('t.opened_at').join(' and ')}))` : live]
 }
@@ -94,11 +94,11 @@ export async function reachOf(tx: Tx, selector: Selector): Promise<Reach> {
   const [row] = await tx.query<{ reach: unknown }>(
     `with recursive top as (${top.tasks}),
        tree as (select id from top union select t.id from curfew.tasks t join tree on t.parent = tree.id),
-       ending as materialized (select t.id, t.owner from curfew.tasks t join tree on tree.id = t.id where t.state = 'open'),
+       ending as materialized (select t.id, t.owner from curfew.tasks t join tree on tree.id = t.id where ${inState('t.state', 'open')}),
        direct as (${top.credentials}),
        hit as materialized (
          select c.id, c.class, c.engine, c.capability, c.expires_at from curfew.credentials c
-         where c.state in ('pending', 'active') and c.id in (select id from direct union select c.id from curfew.credentials c join tree on c.task = tree.id))
+         where ${inState('c.state', 'pending', 'active')} and c.id in (select id from direct union select c.id from curfew.credentials c join tree on c.task = tree.id))
      select json_build_object(
        'credentials', (select count(*) from hit),
        'classes', json_build_object('instant', (select count(*) from hit where class = 'instant'), 'backend', (select count(*) from hit where class = 'backend'),

@@ -3,7 +3,7 @@ import type { SignalSubject } from '../domain/signal.js'
 import type { Context } from '../ports.js'
 import { writeAudit } from './audit.js'
 import { tasksShortened } from './events.js'
-import type { Tx } from './sql.js'
+import { inState, type Tx } from './sql.js'
 
 const ROOTS: Readonly<Record<SignalSubject['kind'], string>> = {
   credential: 'select task as id from curfew.credentials where id = $1',
@@ -18,7 +18,7 @@ const ROOTS: Readonly<Record<SignalSubject['kind'], string>> = {
 export async function shortenTasks(tx: Tx, subject: SignalSubject, seconds: number, context: Context): Promise<number> {
   const rows = await tx.query<{ id: string }>(
     `with recursive tree as (${ROOTS[subject.kind]} union select t.id from curfew.tasks t join tree on t.parent = tree.id),
-       meant as materialized (select t.id from curfew.tasks t join tree on tree.id = t.id where t.state = 'open' order by t.id for update of t)
+       meant as materialized (select t.id from curfew.tasks t join tree on tree.id = t.id where ${inState('t.state', 'open')} order by t.id for update of t)
      update curfew.tasks t set deadline_at = least(t.deadline_at, n.until), due_at = least(t.due_at, n.until), version = t.version + 1
      from meant, (select curfew.now() + make_interval(secs => $2::double precision) as until) n
      where t.id = meant.id and t.deadline_at > n.until returning t.id`,

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import type { Claim } from '../../src/domain/credential.js'
 import { Secret } from '../../src/domain/secret.js'
 import type { Store } from '../../src/ports.js'
 import { checkMigrations, migrate, readMigrations } from '../../src/store/migrate.js'
@@ -252,6 +253,42 @@ describe.skipIf(why !== null)(`the store on a PostgreSQL server${why ? `: skippe
         await small.close()
       }
     })
+  })
+
+  it('finds the rows of one act by their ids, whatever an incident has put into the indexes of states since the planner looked', async () => {
+    const { store } = await house.make()
+    const task = await openTask(store)
+    const made = await active(store, task)
+    const rows = 4_000
+    await house.sql.query(
+      `insert into curfew.credentials select (jsonb_populate_record(c, jsonb_build_object('id', 'crd_' || lpad(n::text, 26, '0'), 'digest', md5(n::text)))).*
+       from curfew.credentials c, generate_series(1, ${rows}) n where c.id = $1`,
+      [made.id],
+    )
+    await house.sql.query('analyze curfew.credentials')
+    // The planner has seen no row that ends and none that an act ended; by the end all of them are.
+    await store.revocations.commit({ kind: 'task', key: task.id }, 'requested', { actor: operator })
+    const others = await openTask(store)
+    const read = async () => {
+      // What a session has read is told by it within a second of being idle.
+      await sleep(1_500)
+      await house.sql.query('select pg_stat_clear_snapshot()')
+      const [row] = await house.sql.query<{ n: number }>(
+        `select sum(idx_tup_read) as n from pg_stat_user_indexes where indexrelname in ('credentials_due', 'credentials_due_engine', 'credentials_revocation')`,
+      )
+      return Number(row?.n)
+    }
+    const before = await read()
+    const acts = 10
+    for (let i = 0; i < acts; i++) {
+      const c = await active(store, others)
+      const act = await store.revocations.commit({ kind: 'credential', key: c.id }, 'requested', { actor: operator })
+      expect((await store.credentials.list({ revocation: act.id, limit: 200 })).map(l => l.id)).toEqual([c.id])
+      const claim = await store.credentials.claim(c.id, null)
+      expect(await store.credentials.confirm(claim as Claim, { outcome: 'dead', looked: ['introspection'], detail: null })).toBe(true)
+      expect((await store.revocations.outcome(act.id)).revoked).toBe(1)
+    }
+    expect((await read()) - before).toBeLessThan(rows)
   })
 
   describe('connections', () => {
