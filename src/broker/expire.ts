@@ -24,11 +24,12 @@ export function expireDue(deps: BrokerDeps, signal: AbortSignal): Promise<number
   return inBatches(act, signal, LANES)
 }
 
+/** One at a time: what stands behind an act is refused already, and other acts are not to wait for it. */
 export function closeBehindActs(deps: BrokerDeps, signal: AbortSignal): Promise<number> {
   const act = async (limit: number) => {
     const batch = await deps.store.credentials.closeOverdue(limit)
     await hurryAll(deps, batch)
     return { did: batch.length, more: batch.length > 0 }
   }
-  return inBatches(act, signal, LANES)
+  return inBatches(act, signal)
 }

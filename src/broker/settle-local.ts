@@ -27,10 +27,7 @@ function settleAll(deps: BrokerDeps, engine: CredentialEngine, signal: AbortSign
     const looked = due.flatMap((credential, i) => (probes[i] ? [{ credential, probe: probes[i] }] : []))
     const dead = looked.filter(({ probe }) => probe.outcome === 'dead')
     await fp('revoke.3c')
-    // In two halves at once, as they are closed.
-    const half = Math.ceil(dead.length / 2)
-    const halves = await Promise.all([dead.slice(0, half), dead.slice(half)].map(part => deps.store.credentials.confirmMany(part)))
-    const confirmed = new Set(halves.flat())
+    const confirmed = new Set(await deps.store.credentials.confirmMany(dead))
     await fp('revoke.4')
     const now = deps.store.clock.now().getTime()
     for (const { credential: c } of dead)
