@@ -148,9 +148,13 @@ function judgeEach(parts: readonly Part[], judge: (part: Part) => Date): Date[] 
 
 /** Below this many places left, members of one capability take turns, so that the cap is exact. Above it, at most this many are in flight at once. */
 const EXACT_BELOW = 256
-/** With more places left than this, a count is good for a while: all replicas together do not issue so many in that time. */
+/** With more places left than this, a count is good for a while, the longer the more there are: all replicas together do not issue so many in that time. */
 const AMPLE = 1_000
 const AMPLE_MS = 250
+/** A count of a million rows takes a tenth of a second, and its age is nobody's to see. */
+const LONGEST_MS = 10_000
+
+const goodForMs = (left: number) => (left > AMPLE ? Math.min((left / AMPLE) * AMPLE_MS, LONGEST_MS) : 0)
 
 /** What this process remembers of capabilities with ample room: counting a hundred thousand rows for every issue would be its whole cost. */
 export type Rooms = Map<string, { left: number; readonly cap: number; readonly countedAt: number }>
@@ -165,7 +169,7 @@ async function roomOf(tx: Tx, parts: readonly Part[], rooms: Rooms): Promise<Map
   const uncounted: string[] = []
   for (const [name, { cap, members }] of wanted) {
     const known = rooms.get(name)
-    if (known && known.cap === cap && known.left - members > AMPLE && performance.now() - known.countedAt < AMPLE_MS) {
+    if (known && known.cap === cap && performance.now() - known.countedAt < goodForMs(known.left - members)) {
       known.left -= members
       room.set(name, members)
     } else uncounted.push(name)
