@@ -19,12 +19,15 @@ export interface Target {
 const ROUNDS = 50
 const PAUSE_MS = 20
 
-/** The user was dropped between our two statements, or its row was changed under ours ("tuple concurrently updated", which has no code of its own). */
-function isOvertaken(error: unknown): boolean {
+/** A row that was changed under ours ("tuple concurrently updated") has no code of its own. */
+function stateOf(error: unknown): 'gone' | 'overtaken' | null {
   const cause = error instanceof CurfewError ? error.cause : null
-  if (!(cause instanceof pg.DatabaseError)) return false
-  return cause.code === '42704' || (cause.code === 'XX000' && cause.routine?.startsWith('simple_heap_') === true)
+  if (!(cause instanceof pg.DatabaseError)) return null
+  if (cause.code === UNDEFINED_OBJECT) return 'gone'
+  return cause.code === INTERNAL_ERROR && cause.routine?.startsWith('simple_heap_') ? 'overtaken' : null
 }
+const UNDEFINED_OBJECT = '42704'
+const INTERNAL_ERROR = 'XX000'
 
 export function createTarget(url: Secret): Target {
   const pool = new pg.Pool({
@@ -39,42 +42,37 @@ export function createTarget(url: Secret): Target {
   pool.on('error', () => {})
 
   /** The target's own words hold hosts, users and statements. */
-  async function query<R extends pg.QueryResultRow>(text: string, params: unknown[] = []): Promise<R[]> {
+  async function query<R extends pg.QueryResultRow>(statement: pg.QueryConfig): Promise<R[]> {
     try {
-      return (await pool.query<R>(text, params)).rows
+      return (await pool.query<R>(statement)).rows
     } catch (cause) {
       throw new CurfewError('engine_failed', 'the target database does not answer as it should', { reason: 'target_failed' }, { cause })
     }
   }
-  const sessions = async (oid: number) =>
-    Number((await query<{ n: string }>('select count(*) as n from pg_stat_activity where usesysid = $1::oid', [oid]))[0]?.n ?? 0)
 
   const oidOf = async (role: string) => {
-    const [found] = await query<{ oid: string }>('select oid::int8 as oid from pg_roles where rolname = $1', [role])
+    const [found] = await query<{ oid: string }>({ name: 'oid', text: 'select oid::int8 as oid from pg_roles where rolname = $1', values: [role] })
     return found ? Number(found.oid) : null
   }
-  /**
-   * A name cannot be a parameter; quoting is the database's own. What Vault changes or drops at the same moment is looked at again.
-   * @param format of PostgreSQL, its first argument the user.
-   */
-  async function onRole(format: string, role: string): Promise<void> {
+  /** What is not there has been dropped. What Vault changes at the same moment is asked again. @param statement of a quoted name. */
+  async function onRole(statement: (user: string) => string, role: string): Promise<void> {
     for (let round = 1; ; round++) {
-      const [made] = await query<{ statement: string }>('select format($2, rolname) as statement from pg_roles where rolname = $1', [role, format])
-      if (!made) return
       try {
-        await query(made.statement)
+        await query({ text: statement(pg.escapeIdentifier(role)) })
         return
       } catch (error) {
-        if (round === ROUNDS || !isOvertaken(error)) throw error
+        const state = stateOf(error)
+        if (state === 'gone') return
+        if (state !== 'overtaken' || round === ROUNDS) throw error
         await sleep(PAUSE_MS)
       }
     }
   }
-  const noLogin = (role: string) => onRole('alter role %1$I nologin', role)
+  const noLogin = (role: string) => onRole(user => `alter role ${user} nologin`, role)
   async function endSessions(oid: number, signal: AbortSignal): Promise<number> {
     let ended = 0
     for (let round = 0; round < ROUNDS && !signal.aborted; round++) {
-      const rows = await query<{ ok: boolean }>('select pg_terminate_backend(pid) as ok from pg_stat_activity where usesysid = $1::oid', [oid])
+      const rows = await query({ name: 'end', text: 'select pg_terminate_backend(pid) from pg_stat_activity where usesysid = $1::oid', values: [oid] })
       if (rows.length === 0) return ended
       ended += rows.length
       await sleep(PAUSE_MS)
@@ -91,11 +89,16 @@ export function createTarget(url: Secret): Target {
       if (oid === null) return
       await noLogin(role)
       await endSessions(oid, signal)
-      await onRole('drop role %1$I', role)
+      await onRole(user => `drop role ${user}`, role)
     },
     async look(role, oid) {
-      const [found] = await query<{ there: boolean }>('select exists (select 1 from pg_roles where rolname = $1 or oid = $2::oid) as there', [role, oid ?? 0])
-      return { role: found?.there ?? false, sessions: oid === null ? 0 : await sessions(oid) }
+      const [found] = await query<{ role: boolean; sessions: string }>({
+        name: 'look',
+        text: `select exists (select 1 from pg_roles where rolname = $1 or oid = $2::oid) as role,
+                      (select count(*) from pg_stat_activity where usesysid = $2::oid) as sessions`,
+        values: [role, oid ?? 0],
+      })
+      return { role: found?.role ?? false, sessions: Number(found?.sessions ?? 0) }
     },
     close: () => pool.end(),
   }

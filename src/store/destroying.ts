@@ -4,9 +4,9 @@ import type { CredentialId } from '../domain/ids.js'
 import { byBroker } from '../domain/revocation.js'
 import type { CredentialStore } from '../ports.js'
 import { auditDead, writeAudit } from './audit.js'
-import { credentialDead, destroyFailed } from './events.js'
+import { destroyFailed } from './events.js'
 import { toCredential } from './rows.js'
-import { inState, type Row, rowsJson, type Sql } from './sql.js'
+import { inState, type Row, rowsJson, type Sql, type Tx } from './sql.js'
 
 /** Seconds until a waiting row is looked at again: it waits for a listing, not for a backend. */
 const WAIT_SECONDS = 5
@@ -24,6 +24,30 @@ export function postponed({ credential }: Claim, outcome: Postponement): { attem
 /** Requested is not confirmed (rule 4). */
 export function assertDead(probe: Probe): void {
   if (probe.outcome !== 'dead') throw new TypeError('only a probe that found it dead confirms a revocation')
+}
+
+interface Looked {
+  readonly id: CredentialId
+  readonly version: number
+  readonly probe: Probe
+}
+
+/** One statement that moves and tells, however many they are. Answers which moved. @param unclaimed what else must hold of `c` where nobody claimed it. */
+async function confirm(tx: Pick<Tx, 'query'>, looked: readonly Looked[], unclaimed: string): Promise<CredentialId[]> {
+  for (const { probe } of looked) assertDead(probe)
+  const rows = await tx.query<{ id: CredentialId }>(
+    `with n as materialized (select curfew.now() as at),
+       dead as (
+         update curfew.credentials c
+         set state = 'revoked', version = c.version + 1, revoked_at = n.at, probe = m.probe, failure = null, next_attempt_at = null, claimed_until = null
+         from jsonb_to_recordset($1::jsonb) as m(id text, version int, probe jsonb), n
+         where c.id = m.id and c.version = m.version and ${inState('c.state', 'revoking', 'stuck')} and ${unclaimed}
+         returning c.id, c.reason, c.revocation, c.attempts, c.probe, c.revoked_at),
+       told as (${auditDead('dead', '$2')})
+     select id from dead`,
+    [rowsJson(looked), JSON.stringify(byBroker('destroy'))],
+  )
+  return rows.map(r => r.id)
 }
 
 export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'confirm' | 'confirmMany' | 'postpone'> {
@@ -53,37 +77,13 @@ export function destroying(sql: Sql): Pick<CredentialStore, 'due' | 'claim' | 'c
       )
       return credential ? { credential, version: credential.version } : null
     },
-    confirm: (claim, probe) => {
-      assertDead(probe)
-      return sql.tx(async tx => {
-        const rows = await tx.query(
-          `update curfew.credentials set state = 'revoked', version = version + 1, revoked_at = curfew.now(), probe = $3::jsonb, failure = null, next_attempt_at = null, claimed_until = null
-           where id = $1 and version = $2 and ${inState('state', 'revoking', 'stuck')} returning id`,
-          [claim.credential.id, claim.version, JSON.stringify(probe)],
-        )
-        if (rows.length > 0) await writeAudit(tx, [credentialDead(claim, probe)])
-        return rows.length > 0
-      })
+    async confirm({ credential: { id }, version }, probe) {
+      return (await confirm(sql, [{ id, version, probe }], 'true')).length > 0
     },
-    confirmMany: async dead => {
-      for (const { probe } of dead) assertDead(probe)
+    async confirmMany(dead) {
       if (dead.length === 0) return []
-      const looked = dead.map(({ credential, probe }) => ({ id: credential.id, version: credential.version, probe }))
-      const rows = await sql.tx(tx =>
-        tx.query<{ id: CredentialId }>(
-          `with n as materialized (select curfew.now() as at),
-           dead as (
-             update curfew.credentials c
-             set state = 'revoked', version = c.version + 1, revoked_at = n.at, probe = m.probe, failure = null, next_attempt_at = null, claimed_until = null
-             from jsonb_to_recordset($1::jsonb) as m(id text, version int, probe jsonb), n
-             where c.id = m.id and c.version = m.version and ${inState('c.state', 'revoking', 'stuck')} and (c.claimed_until is null or c.claimed_until < n.at)
-             returning c.id, c.reason, c.revocation, c.attempts, c.probe, c.revoked_at),
-           told as (${auditDead('dead', '$2')})
-           select id from dead`,
-          [rowsJson(looked), JSON.stringify(byBroker('destroy'))],
-        ),
-      )
-      return rows.map(r => r.id)
+      const looked = dead.map(({ credential: { id, version }, probe }) => ({ id, version, probe }))
+      return sql.tx(tx => confirm(tx, looked, '(c.claimed_until is null or c.claimed_until < n.at)'))
     },
     postpone: (claim, outcome) =>
       sql.tx(async tx => {
