@@ -1,12 +1,13 @@
 /** Verb: close what is due, and what stands behind acts. Asked by jobs and by the sweep; the database says what is due, never the job. */
 import type { BrokerDeps } from './deps.js'
-import { hurryAll } from './hurry.js'
+import { hurryAll, hurryDue } from './hurry.js'
 import { inBatches } from './paced.js'
 import { settleLocal } from './settle-local.js'
 
-/** For a job: closes all that is due, then says of what lives nowhere that it is dead. How many were closed. */
+/** For a job: closes all that is due, has destroyed what lives somewhere, and says of what lives nowhere that it is dead. How many were closed. */
 export async function closeDue(deps: BrokerDeps, signal: AbortSignal): Promise<number> {
   const closed = (await expireDue(deps, signal)) + (await closeBehindActs(deps, signal))
+  await hurryDue(deps)
   await settleLocal(deps, signal)
   return closed
 }

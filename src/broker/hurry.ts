@@ -28,5 +28,18 @@ async function closeAfter(deps: BrokerDeps, at: Date): Promise<void> {
 
 /** A job each for what must be destroyed; what lives nowhere is settled in batches by whoever closed it. */
 export async function hurryAll(deps: BrokerDeps, closed: readonly Closed[]): Promise<void> {
-  for (const credential of closed) if (!deps.engines.get(credential.engine)?.probeMany) await hurryDestroy(deps, credential)
+  await Promise.all(closed.filter(c => !deps.engines.get(c.engine)?.probeMany).map(c => hurryDestroy(deps, c)))
+}
+
+/** At once, an engine. What is due beyond them is hurried a second later, when most of these are gone. */
+const WINDOW = 1_000
+
+/** For what an act closed and did not hurry itself. A job that waits already is not placed twice. */
+export async function hurryDue(deps: BrokerDeps): Promise<void> {
+  for (const engine of deps.engines.values()) {
+    if (engine.probeMany) continue
+    const due = await deps.store.credentials.due(WINDOW, engine.kind)
+    await hurryAll(deps, due)
+    if (due.length === WINDOW) await hurryClosing(deps)
+  }
 }

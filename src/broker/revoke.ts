@@ -6,8 +6,8 @@ import type { CommitOptions } from '../ports.js'
 import type { BrokerDeps } from './deps.js'
 import { hurryClosing, hurryDestroy } from './hurry.js'
 
-/** Rows that one act hurries itself; the sweep and the jobs behind it see to the rest. */
-const HURRIED = 200
+/** Rows that one act hurries itself; the job behind it sees to the rest, and the sweep behind that. */
+const HURRIED = 500
 
 /** Closed to the last row by the act itself. */
 const WHOLE: ReadonlySet<Selector['kind']> = new Set(['credential', 'task'])
@@ -27,7 +27,7 @@ async function hurry(deps: BrokerDeps, revocation: Revocation): Promise<void> {
     await deps.publisher.publish(revocation.seq)
     await fp('revoke.2')
     if (revocation.credentials > 0)
-      for (const closed of await deps.store.credentials.list({ revocation: revocation.id, limit: HURRIED })) await hurryDestroy(deps, closed)
+      await Promise.all((await deps.store.credentials.list({ revocation: revocation.id, limit: HURRIED })).map(closed => hurryDestroy(deps, closed)))
     if (!WHOLE.has(revocation.selector.kind) || revocation.credentials > HURRIED) await hurryClosing(deps)
   } catch (error) {
     deps.log.warn({ err: error, revocation: revocation.id }, 'a committed revocation could not be hurried; the sweep will')

@@ -15,6 +15,8 @@ const BATCH = 200
 /** Destructions of one engine in flight: a sick backend holds its own few and starves no other. */
 const PER_ENGINE = 8
 const DESTROY_MS = 15_000
+/** A round begins none later than this: the next round of all engines must not wait for the sick one's thousands. */
+const ROUND_MS = 10_000
 
 /** Closes under a lock, one replica at a time; destroys outside it, every replica what it can claim. */
 export async function sweep(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
@@ -43,16 +45,23 @@ async function closeAll(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
 }
 
 async function destroyDue(deps: BrokerDeps, signal: AbortSignal): Promise<void> {
+  const round = within(ROUND_MS, signal)
   // One question an engine: a backend with thousands of failing rows must not fill the batch that another's single row is in.
-  await Promise.all(
-    [...deps.engines.values()]
-      .filter(engine => !engine.probeMany)
-      .map(async ({ kind }) => inParallel(await deps.store.credentials.due(BATCH, kind), PER_ENGINE, c => destroyOne(deps, c, signal))),
-  )
+  await Promise.all([...deps.engines.values()].filter(engine => !engine.probeMany).map(({ kind }) => destroyDueOf(deps, kind, round, signal)))
+}
+
+/** Until nothing is due: without queues this is all that destroys. @param round when no other is begun; those in hand go on. */
+async function destroyDueOf(deps: BrokerDeps, kind: string, round: AbortSignal, signal: AbortSignal): Promise<void> {
+  for (let isMore = true; isMore && !round.aborted; ) {
+    const due = await deps.store.credentials.due(BATCH, kind)
+    isMore = due.length === BATCH
+    await inParallel(due, PER_ENGINE, async c => {
+      if (!round.aborted) await destroyOne(deps, c, signal)
+    })
+  }
 }
 
 async function destroyOne(deps: BrokerDeps, credential: Credential, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return
   try {
     await destroy(deps, credential.id, null, within(DESTROY_MS, signal))
   } catch (error) {
