@@ -42,23 +42,23 @@ export function createTarget(url: Secret): Target {
   pool.on('error', () => {})
 
   /** The target's own words hold hosts, users and statements. */
-  async function query<R extends pg.QueryResultRow>(statement: pg.QueryConfig): Promise<R[]> {
+  async function query<R extends pg.QueryResultRow>(text: string, params: unknown[] = []): Promise<R[]> {
     try {
-      return (await pool.query<R>(statement)).rows
+      return (await pool.query<R>(text, params)).rows
     } catch (cause) {
       throw new CurfewError('engine_failed', 'the target database does not answer as it should', { reason: 'target_failed' }, { cause })
     }
   }
 
   const oidOf = async (role: string) => {
-    const [found] = await query<{ oid: string }>({ name: 'oid', text: 'select oid::int8 as oid from pg_roles where rolname = $1', values: [role] })
+    const [found] = await query<{ oid: string }>('select oid::int8 as oid from pg_roles where rolname = $1', [role])
     return found ? Number(found.oid) : null
   }
   /** What is not there has been dropped. What Vault changes at the same moment is asked again. @param statement of a quoted name. */
   async function onRole(statement: (user: string) => string, role: string): Promise<void> {
     for (let round = 1; ; round++) {
       try {
-        await query({ text: statement(pg.escapeIdentifier(role)) })
+        await query(statement(pg.escapeIdentifier(role)))
         return
       } catch (error) {
         const state = stateOf(error)
@@ -72,7 +72,7 @@ export function createTarget(url: Secret): Target {
   async function endSessions(oid: number, signal: AbortSignal): Promise<number> {
     let ended = 0
     for (let round = 0; round < ROUNDS && !signal.aborted; round++) {
-      const rows = await query({ name: 'end', text: 'select pg_terminate_backend(pid) from pg_stat_activity where usesysid = $1::oid', values: [oid] })
+      const rows = await query('select pg_terminate_backend(pid) from pg_stat_activity where usesysid = $1::oid', [oid])
       if (rows.length === 0) return ended
       ended += rows.length
       await sleep(PAUSE_MS)
@@ -92,12 +92,11 @@ export function createTarget(url: Secret): Target {
       await onRole(user => `drop role ${user}`, role)
     },
     async look(role, oid) {
-      const [found] = await query<{ role: boolean; sessions: string }>({
-        name: 'look',
-        text: `select exists (select 1 from pg_roles where rolname = $1 or oid = $2::oid) as role,
-                      (select count(*) from pg_stat_activity where usesysid = $2::oid) as sessions`,
-        values: [role, oid ?? 0],
-      })
+      const [found] = await query<{ role: boolean; sessions: string }>(
+        `select exists (select 1 from pg_roles where rolname = $1 or oid = $2::oid) as role,
+                (select count(*) from pg_stat_activity where usesysid = $2::oid) as sessions`,
+        [role, oid ?? 0],
+      )
       return { role: found?.role ?? false, sessions: Number(found?.sessions ?? 0) }
     },
     close: () => pool.end(),
