@@ -62,7 +62,7 @@ async function composed(config: Config, deps: EngineDeps, closing: (() => Promis
     const { composeVault } = await import('./compose-vault.js')
     const made = await composeVault(config, atVault, deps)
     for (const [kind, engine] of made.engines) engines.set(kind, engine)
-    if (made.reconcilable) reconcilables.push(made.reconcilable)
+    reconcilables.push(...made.reconcilables)
     closing.push(made.close)
   }
   for (const [i, entry] of config.engines.entries()) {

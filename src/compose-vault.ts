@@ -5,6 +5,7 @@ import type { VaultClient } from './clients/vault.js'
 import type { EngineDeps } from './compose-engines.js'
 import type { BuiltInEngine, Config } from './config-schema.js'
 import { within } from './domain/deadline.js'
+import { databaseUsers } from './engines/database-users.js'
 import type { VaultEngineDeps } from './engines/issuance-token.js'
 import { DATABASE_PARAMETERS, vaultDatabaseEngine } from './engines/vault-database.js'
 import { PKI_PARAMETERS, vaultPkiEngine } from './engines/vault-pki.js'
@@ -18,7 +19,7 @@ export type VaultKind = Extract<BuiltInEngine, `vault-${string}`>
 
 export interface VaultEngines {
   readonly engines: ReadonlyMap<VaultKind, CredentialEngine>
-  readonly reconcilable: Reconcilable | null
+  readonly reconcilables: readonly Reconcilable[]
   close(): Promise<void>
 }
 
@@ -76,7 +77,7 @@ export async function composeVault(config: Config, kinds: ReadonlySet<VaultKind>
   }
   return {
     engines: new Map([...kinds].map(kind => [kind, engineOf(kind)])),
-    reconcilable: upstream,
+    reconcilables: [...(upstream ? [upstream] : []), ...[...targets].map(([capability, target]) => databaseUsers(capability, target))],
     async close() {
       await Promise.all([issuer.close(), revoker.close(), reconciler?.close(), ...[...targets.values()].map(t => t.close())])
     },

@@ -79,9 +79,9 @@ export interface CredentialEngine {
   probeMany?(credentials: readonly Credential[], signal: AbortSignal): Promise<readonly Probe[]>
 }
 
-/** What exists upstream under our name, for reconcile: by metadata or by lease, with its age. */
+/** What exists upstream under our name, for reconcile: by metadata or by lease, with its age. A user stands at a target that others may share: without a row it may be theirs. */
 export interface UpstreamThing {
-  readonly kind: 'accessor' | 'lease'
+  readonly kind: 'accessor' | 'lease' | 'user'
   readonly ref: string
   readonly credential: CredentialId | null
   readonly ageSeconds: number
@@ -202,7 +202,7 @@ export interface CredentialStore {
   confirmMany(dead: readonly { readonly credential: Credential; readonly probe: Probe }[]): Promise<readonly CredentialId[]>
   /** Not dead yet: attempts + 1 unless waiting; `stuck` after STUCK_AFTER or when permanent; next attempt by backoff. */
   postpone(claim: Claim, outcome: { probe: Probe | null; failure: string; waiting: boolean; permanent: boolean }): Promise<Credential | null>
-  /** Which of these ids have a row that is `pending`, `active`, `revoking` or `stuck`: for reconcile. */
+  /** The rows of these ids, in any state: for reconcile. */
   known(ids: readonly CredentialId[]): Promise<ReadonlyMap<CredentialId, Credential>>
   /** Which row recorded each of these leases, in any state: for reconcile. */
   leaseOwners(leaseIds: readonly string[]): Promise<ReadonlyMap<string, CredentialId>>

@@ -14,8 +14,9 @@ export async function reconcile(deps: BrokerDeps, signal: AbortSignal): Promise<
   await deps.store.withLock('reconcile', async () => {
     for (const source of deps.reconcilables) {
       try {
+        const began = deps.store.clock.now()
         const upstream = await source.list(signal)
-        await destroyOrphans(deps, source, upstream, signal)
+        await destroyOrphans(deps, source, upstream, began, signal)
         await closeLost(deps, source, upstream, signal)
       } catch (error) {
         // An incomplete listing proves nothing: neither an orphan nor a loss.
@@ -26,12 +27,13 @@ export async function reconcile(deps: BrokerDeps, signal: AbortSignal): Promise<
   })
 }
 
-async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: readonly UpstreamThing[], signal: AbortSignal): Promise<void> {
+/** @param began of the listing: what died since then may still be in it. */
+async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: readonly UpstreamThing[], began: Date, signal: AbortSignal): Promise<void> {
   const named = [...new Set(upstream.flatMap(t => (t.credential ? [t.credential] : [])))]
   const rows = new Map<CredentialId, Credential>()
   for (let i = 0; i < named.length; i += BATCH) for (const [id, row] of await deps.store.credentials.known(named.slice(i, i + BATCH))) rows.set(id, row)
   for (const thing of upstream) {
-    if (thing.ageSeconds < SETTLED_SECONDS || (thing.credential && rows.has(thing.credential))) continue
+    if (thing.ageSeconds < SETTLED_SECONDS || !isOrphan(thing, thing.credential ? rows.get(thing.credential) : undefined, began)) continue
     deps.log.error({ upstream: source.name, kind: thing.kind, credential: thing.credential }, 'an orphan was found upstream and is destroyed')
     deps.meter.found('orphan')
     await deps.store.audit.append({
@@ -44,6 +46,11 @@ async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: 
     })
     await source.destroyUpstream(thing, signal)
   }
+}
+
+function isOrphan(thing: UpstreamThing, row: Credential | undefined, began: Date): boolean {
+  if (!row) return thing.kind !== 'user'
+  return row.state === 'revoked' && row.revokedAt !== null && row.revokedAt < began
 }
 
 async function closeLost(deps: BrokerDeps, source: Reconcilable, upstream: readonly UpstreamThing[], signal: AbortSignal): Promise<void> {

@@ -13,6 +13,8 @@ export interface Target {
   /** Ends a user that nobody else will: no login, then no session, then gone; fails after the first two when something was granted to it itself. */
   drop(role: string, signal: AbortSignal): Promise<void>
   look(role: string, oid: number | null): Promise<{ role: boolean; sessions: number }>
+  /** All whose names begin so. */
+  usersOf(prefix: string): Promise<readonly string[]>
   close(): Promise<void>
 }
 
@@ -98,6 +100,9 @@ export function createTarget(url: Secret): Target {
         [role, oid ?? 0],
       )
       return { role: found?.role ?? false, sessions: Number(found?.sessions ?? 0) }
+    },
+    async usersOf(prefix) {
+      return (await query<{ rolname: string }>('select rolname from pg_roles where starts_with(rolname, $1) order by 1', [prefix])).map(r => r.rolname)
     },
     close: () => pool.end(),
   }

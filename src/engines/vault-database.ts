@@ -2,9 +2,9 @@
 import { z } from 'zod'
 import type { Target } from '../clients/target.js'
 import type { Credential, Probe } from '../domain/credential.js'
-import { dashed } from '../domain/ids.js'
 import { Secret } from '../domain/secret.js'
 import type { CredentialEngine } from '../ports.js'
+import { userNamed } from './database-users.js'
 import { endAtVault, failing, issuanceTokens, lookAtVault, NEVER_MADE, unrecordedLease, type VaultEngineDeps } from './issuance-token.js'
 import { checkParameters, segment, tokenPolicy } from './parameters.js'
 
@@ -31,7 +31,7 @@ export interface VaultDatabaseDeps extends VaultEngineDeps {
 const failed = failing('the database user')
 
 /** As it was made; when the answer that tells its name was lost, as the shipped username_template names it. */
-const userOf = ({ id, handle }: Credential) => (handle?.role === undefined ? `curfew_${dashed(id)}` : String(handle.role))
+const userOf = ({ id, handle }: Credential) => (handle?.role === undefined ? userNamed(id) : String(handle.role))
 
 export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
   const tokens = issuanceTokens(deps)

@@ -139,7 +139,7 @@ export function credentialStore(sql: Sql, deps: CredentialStoreDeps, recording: 
     ...destroying(sql),
 
     async known(ids) {
-      const rows = await sql.query(`select * from curfew.credentials where id = any($1::text[]) and state <> 'revoked'`, [ids])
+      const rows = await sql.query(`select * from curfew.credentials where id = any($1::text[])`, [ids])
       return new Map(rows.map(r => [r.id as CredentialId, toCredential(r)]))
     },
     async leaseOwners(leaseIds) {

@@ -243,4 +243,27 @@ describe.skipIf(absent !== null)(`a database user by the real Vault, at the real
     expect(await house.app.store.credentials.get(id as never)).toMatchObject({ state: 'revoked' })
     await revoker.close()
   })
+
+  it('reconcile ends a user that came back with a backup of the target, and leaves those that no row of ours knows', async () => {
+    const { held, id, secret } = await made()
+    await ci.as(held, 'post', `/v1/tasks/${held.task}/complete`, {})
+    await house.work()
+    expect(await house.app.store.credentials.get(id as never)).toMatchObject({ state: 'revoked' })
+    const theirs = `curfew_crd-${'0'.repeat(26)}`
+    for (const user of [secret.PGUSER, theirs]) await admin.query(`create role "${user}" login password '${secret.PGPASSWORD}' in role app_ro`)
+    const client = await login(secret)
+    const cut = new Promise(resolve => client.once('end', resolve))
+    const findings = async () => (await house.audits('reconcile.finding')).map(({ reason, data }) => ({ reason, ...data }))
+    const before = (await findings()).length
+
+    await house.app.broker.reconcile(AbortSignal.timeout(30_000))
+    await cut
+    expect(await roles()).toEqual([theirs])
+    await expect(login(secret)).rejects.toThrow()
+    const found = { reason: 'orphan', upstream: 'target of demo/orders-vault', thing: 'user' }
+    expect((await findings()).slice(0, -before || undefined)).toEqual([found])
+    await house.app.broker.reconcile(AbortSignal.timeout(30_000))
+    expect(await findings()).toHaveLength(before + 1)
+    await admin.query(`drop role "${theirs}"`)
+  })
 })
