@@ -10,8 +10,11 @@ export interface Target {
   noLogin(role: string): Promise<void>
   /** Ends every session of that user until there is none; answers how many were ended. */
   endSessions(oid: number, signal: AbortSignal): Promise<number>
-  /** Ends a user that nobody else will: no login, then no session, then gone; fails after the first two when something was granted to it itself. */
-  drop(role: string, signal: AbortSignal): Promise<void>
+  /**
+   * Ends a user that nobody else will: no login, then no session, then gone; fails after the first two when something was granted to it itself.
+   * @param graceMs for somebody else to have done it. Milliseconds.
+   */
+  drop(role: string, signal: AbortSignal, graceMs?: number): Promise<void>
   look(role: string, oid: number | null): Promise<{ role: boolean; sessions: number }>
   /** All whose names begin so. */
   usersOf(prefix: string): Promise<readonly string[]>
@@ -86,8 +89,10 @@ export function createTarget(url: Secret): Target {
     oidOf,
     noLogin,
     endSessions,
-    async drop(role, signal) {
-      const oid = await oidOf(role)
+    async drop(role, signal, graceMs = 0) {
+      const until = performance.now() + graceMs
+      let oid = await oidOf(role)
+      for (; oid !== null && performance.now() < until && !signal.aborted; oid = await oidOf(role)) await sleep(PAUSE_MS)
       if (oid === null) return
       await noLogin(role)
       await endSessions(oid, signal)

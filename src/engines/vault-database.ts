@@ -28,6 +28,9 @@ export interface VaultDatabaseDeps extends VaultEngineDeps {
   readonly parametersOf: (capability: string) => DatabaseParameters
 }
 
+/** With the token Vault ends the leases of it behind its answer; where two drop one user at a time, one fails, and Vault tries again only much later. */
+const VAULTS_TURN_MS = 2_000
+
 const failed = failing('the database user')
 
 /** As it was made; when the answer that tells its name was lost, as the shipped username_template names it. */
@@ -86,7 +89,7 @@ export function vaultDatabaseEngine(deps: VaultDatabaseDeps): CredentialEngine {
         await endAtVault(deps.revoker, handle, signal)
         if (target && handle.oid !== undefined) await target.endSessions(Number(handle.oid), signal)
         // A read that was cut off may leave a user of which Vault has no lease: it will never end what it does not know of.
-        if (target && handle.leaseId === undefined) await target.drop(user, signal)
+        if (target && handle.leaseId === undefined) await target.drop(user, signal, VAULTS_TURN_MS)
       } catch (cause) {
         throw failed('ended', cause)
       }

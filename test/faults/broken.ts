@@ -13,7 +13,7 @@ export const BREAKS: Readonly<Record<string, readonly Breakage[]>> = {
   'version-fence': [
     {
       statement: /set state = 'active'/,
-      guard: / and made\.version = c\.version\s+where c\.state = 'pending' and c\.deadline_at > \(select curfew\.now\(\)\)/,
+      guard: / and made\.version = c\.version\s+where \(c\.state \|\| ''\) in \('pending'\) and c\.deadline_at > \(select curfew\.now\(\)\)/,
       instead: '',
     },
   ],

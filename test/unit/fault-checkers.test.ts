@@ -1,6 +1,7 @@
 /** Owns the proof that every checker of the fault runs finds what it looks for: worlds that are well, and the same with one thing wrong. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
+import { inState } from '../../src/store/sql.js'
 import { BREAKS } from '../faults/broken.js'
 import { INJECTED, idsIn } from '../faults/catalogue.js'
 import { type AuditRow, acceptedTooLong, acknowledged, evidenceFirst, type Findings, nothingReturns, outages, type Row } from '../faults/invariants.js'
@@ -247,7 +248,10 @@ describe('I7 what stands below is no wider', () => {
 
 describe('what a run is broken with on purpose', () => {
   const store = new URL('../../src/store/', import.meta.url)
-  const statements = readdirSync(store).flatMap(name => readFileSync(new URL(name, store), 'utf8').match(/`[^`]*`|'[^'\n]*'/g) ?? [])
+  // As PostgreSQL is asked them.
+  const spoken = (text: string) =>
+    text.replace(/\$\{inState\(([^)]*)\)\}/g, (_, words: string) => inState(...(words.split(', ').map(w => w.slice(1, -1)) as [string, ...string[]])))
+  const statements = readdirSync(store).flatMap(name => spoken(readFileSync(new URL(name, store), 'utf8')).match(/`[^`]*`|'[^'\n]*'/g) ?? [])
   const all = Object.entries(BREAKS).flatMap(([name, breakages]) => breakages.map((b, i) => [`${name} ${i + 1}`, b] as const))
 
   it.each(all)('%s still finds its guard in the statement that has it', (_name, { statement, guard }) => {
