@@ -233,6 +233,9 @@ def map_case(context, case):
     def is_ours(location):
         return (case.meta is None or not case.meta.is_negative_at(location)) and often()
 
+    # Copies: the cases after it are made from the same parts, and what they become here is not what their descriptions say.
+    for part in ("path_parameters", "query", "headers", "body"):
+        setattr(case, part, copy.deepcopy(getattr(case, part)))
     path = context.operation.path
     if is_ours(ParameterLocation.PATH):
         found = names(path, case.path_parameters)
@@ -245,12 +248,9 @@ def map_case(context, case):
     if is_ours(ParameterLocation.HEADER):
         replace_headers(path, case.headers)
     if isinstance(case.body, dict):
-        # A copy: the cases after it are made from the same body, and what it becomes here is not what their descriptions say.
-        body = copy.deepcopy(case.body)
-        shorten(path, body)
+        shorten(path, case.body)
         if is_ours(ParameterLocation.BODY):
-            replace_body(path, body)
-        case.body = body
+            replace_body(path, case.body)
     return case
 
 
