@@ -4,10 +4,11 @@ import { hurryAll, hurryDue } from './hurry.js'
 import { inBatches } from './paced.js'
 import { settleLocal } from './settle-local.js'
 
-/** For a job: closes all that is due, has destroyed what lives somewhere, and says of what lives nowhere that it is dead. How many were closed. */
+/** For a job: hurries what acts left, closes all that is due, and says of what lives nowhere that it is dead. How many were closed. */
 export async function closeDue(deps: BrokerDeps, signal: AbortSignal): Promise<number> {
-  const closed = (await expireDue(deps, signal)) + (await closeBehindActs(deps, signal))
+  // First: what is closed here is hurried as it is closed.
   await hurryDue(deps)
+  const closed = (await expireDue(deps, signal)) + (await closeBehindActs(deps, signal))
   await settleLocal(deps, signal)
   return closed
 }

@@ -50,7 +50,7 @@ async function destroyOrphans(deps: BrokerDeps, source: Reconcilable, upstream: 
 
 function isOrphan(thing: UpstreamThing, row: Credential | undefined, began: Date): boolean {
   if (!row) return thing.kind !== 'user'
-  return row.state === 'revoked' && row.revokedAt !== null && row.revokedAt < began
+  return row.revokedAt !== null && row.revokedAt < began
 }
 
 async function closeLost(deps: BrokerDeps, source: Reconcilable, upstream: readonly UpstreamThing[], signal: AbortSignal): Promise<void> {

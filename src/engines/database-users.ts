@@ -1,4 +1,4 @@
-/** Owns the users that live at a target under our names, for reconcile: those that Vault forgot, and those that came back with a backup of the target. */
+/** Owns the users that live at a target under our names, for reconcile: one whose credential is dead came back with a backup of the target. */
 import type { Target } from '../clients/target.js'
 import { type CredentialId, dashed, isId } from '../domain/ids.js'
 import type { Reconcilable } from '../ports.js'
@@ -21,8 +21,7 @@ export function databaseUsers(capability: string, target: Pick<Target, 'usersOf'
     // What is missing here is told by Vault's own listing.
     engines: [],
     async list() {
-      const users = await target.usersOf(userNamed('crd_' as CredentialId))
-      return users.flatMap(ref => {
+      return (await target.usersOf(PREFIX)).flatMap(ref => {
         const credential = credentialOf(ref)
         return credential ? [{ kind: 'user' as const, ref, credential, ageSeconds: Number.POSITIVE_INFINITY }] : []
       })

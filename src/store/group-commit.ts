@@ -54,17 +54,10 @@ export const groupCommit: Recording = (sql, rooms) => {
  * no member fails for another's sake; when nobody knows whether it was committed, all are told so, and nothing is repeated.
  */
 async function commit(sql: Sql, rooms: Rooms, batch: readonly Waiting[]): Promise<void> {
+  const members = batch.map(w => w.member)
   let outcomes: readonly Outcome[]
   try {
-    outcomes = await sql.tx(
-      tx =>
-        issueAll(
-          tx,
-          batch.map(w => w.member),
-          rooms,
-        ),
-      'shared',
-    )
+    outcomes = await sql.tx(tx => issueAll(tx, members, rooms), 'shared')
   } catch (error) {
     if (batch.length === 1 || !refusedByDatabase(error)) {
       for (const w of batch) w.refuse(error)

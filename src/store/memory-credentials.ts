@@ -224,7 +224,12 @@ export function memoryCredentials(state: State, sealDigest: (digest: string) => 
     },
 
     async known(ids) {
-      return new Map(ids.flatMap(id => (find(id) ? [[id, bare(find(id) as CredentialRow)] as const] : [])))
+      return new Map(
+        ids.flatMap(id => {
+          const row = find(id)
+          return row ? [[id, bare(row)] as const] : []
+        }),
+      )
     },
     async leaseOwners(leaseIds) {
       const wanted = new Set(leaseIds)
